@@ -1,0 +1,118 @@
+"""What a bundle is made of: one JSON file beside the rest, with a checksum for every other file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from feast_recsys.bundle.errors import CorruptArtifact
+
+MANIFEST_FILE = "manifest.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class RecommenderEntry:
+    """The parts of one recommender, as paths inside the bundle.
+
+    Attributes:
+        retrieval: Folder of the exported retrieval model.
+        vectors: File of the item vectors.
+        item_encoder: SHA-256 of the graph that made the vectors.
+        ranking: Folder of the exported ranking model; None if the recommender only retrieves.
+    """
+
+    retrieval: str
+    vectors: str
+    item_encoder: str
+    ranking: str | None = None
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Size in bytes and SHA-256 of a file."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Facts about a bundle.
+
+    Attributes:
+        bundle_id: Its name: the time and the start of the fingerprint.
+        as_of: Unix seconds at which item features and vectors were read.
+        fingerprint: SHA-256 over what went in (models, settings, catalogue content); equal inputs, equal fingerprint.
+        items: Number of items.
+        project: Feast project.
+        recommenders: By name.
+        files: Every other file of the bundle, by path inside it.
+        metadata: Facts for people: versions, row counts, what was audited.
+    """
+
+    bundle_id: str
+    as_of: int
+    fingerprint: str
+    items: int
+    project: str
+    recommenders: Mapping[str, RecommenderEntry]
+    files: Mapping[str, FileEntry] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        """Writes `manifest.json` into the folder."""
+        document = {"format": FORMAT, **asdict(self)}
+        (folder / MANIFEST_FILE).write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Reads `manifest.json` of a folder.
+
+        Raises:
+            CorruptArtifact: it is missing, broken or of an unknown format.
+        """
+        path = folder / MANIFEST_FILE
+        try:
+            document = json.loads(path.read_text("utf-8"))
+            version = document.pop("format")
+            if version != FORMAT:
+                raise CorruptArtifact(f"{path} has format {version}; this version reads {FORMAT}: materialize again")
+            entries = {k: RecommenderEntry(**v) for k, v in document.pop("recommenders").items()}
+            files = {k: FileEntry(**v) for k, v in document.pop("files").items()}
+            return cls(recommenders=entries, files=files, **document)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CorruptArtifact(f"{path} can't be read: {error}") from error
+
+
+def checksum(path: Path) -> FileEntry:
+    """Size and SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return FileEntry(path.stat().st_size, digest.hexdigest())
+
+
+def inventory(folder: Path) -> dict[str, FileEntry]:
+    """Every file below a folder except the manifest, by its path from there."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST_FILE)
+    return {p.relative_to(folder).as_posix(): checksum(p) for p in files}
+
+
+def verify(folder: Path, manifest: Manifest) -> None:
+    """Holds every file of a bundle against the manifest.
+
+    Raises:
+        CorruptArtifact: a file is missing, altered or not listed; names the first.
+    """
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise CorruptArtifact(f"bundle {manifest.bundle_id} lacks {name}")
+        if path.stat().st_size != expected.bytes or checksum(path) != expected:
+            raise CorruptArtifact(f"bundle {manifest.bundle_id}: {name} differs from its checksum")

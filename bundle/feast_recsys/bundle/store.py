@@ -1,0 +1,178 @@
+"""A folder of bundles: staging, publishing by one atomic rename of a pointer, opening.
+
+bundles/
+  CURRENT                      name of the bundle to serve
+  20260101T120000Z-1a2b3c4d/   a bundle; never changed once it has this name
+  .staging-XXXXXXXX/           one that is being written, or was left behind by a job that died
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from feast_recsys.bundle.errors import CorruptArtifact
+from feast_recsys.bundle.index import ExactIndex, Index, open_vectors
+from feast_recsys.bundle.manifest import Manifest, RecommenderEntry, verify
+from feast_recsys.bundle.runtime import LoadedGraph, load_model
+from feast_recsys.bundle.signature import Role, Signature, Stage
+from feast_recsys.bundle.snapshot import Snapshot, open_snapshot
+
+POINTER = "CURRENT"
+SNAPSHOT_FOLDER = "snapshot"
+_STAGING = ".staging-"
+
+
+@dataclass(frozen=True)
+class LoadedRecommender:
+    """The models and the index of one recommender, ready to run.
+
+    Attributes:
+        retrieval: Signature of the retrieval model.
+        query_encoder: Its query side.
+        index: The item vectors, row by row as in the snapshot.
+        ranking: Signature of the ranking model, None if there is none.
+        ranker: Its graph, None if there is none.
+    """
+
+    retrieval: Signature
+    query_encoder: LoadedGraph
+    index: Index
+    ranking: Signature | None
+    ranker: LoadedGraph | None
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle. Immutable; files are memory-mapped and stay usable after the folder is deleted."""
+
+    manifest: Manifest
+    snapshot: Snapshot
+    recommenders: Mapping[str, LoadedRecommender]
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+        return self.manifest.bundle_id
+
+
+def current(root: Path) -> str | None:
+    """Name of the published bundle; None if none was ever published."""
+    try:
+        return (root / POINTER).read_text("utf-8").strip() or None
+    except FileNotFoundError:
+        return None
+
+
+def stage(root: Path) -> Path:
+    """A fresh folder to write a bundle in. Folders that dead jobs left behind are removed first.
+
+    Call it while holding the job's lease: it takes every other staging folder for abandoned.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    for left in root.glob(f"{_STAGING}*"):
+        shutil.rmtree(left)
+    return Path(tempfile.mkdtemp(prefix=_STAGING, dir=root))
+
+
+def publish(root: Path, staged: Path, manifest: Manifest, *, keep: int) -> Path:
+    """Makes a staged bundle the current one.
+
+    The manifest is written last and everything is flushed to disk before the bundle gets its name; then the pointer
+    is replaced. Whoever dies in between leaves the old bundle current.
+
+    Args:
+        root: Folder of bundles.
+        staged: What `stage` returned, now filled.
+        manifest: With the inventory of `staged`.
+        keep: Number of bundles to keep, the new one included.
+
+    Returns:
+        The bundle's folder.
+
+    Raises:
+        FileExistsError: there is a bundle of that name already.
+    """
+    target = root / manifest.bundle_id
+    if target.exists():
+        raise FileExistsError(f"{target} exists already")
+    manifest.save(staged)
+    staged.chmod(0o755)
+    for path in (*staged.rglob("*"), staged):
+        _flush(path)
+    staged.rename(target)
+    _flush(root)
+    point(root, manifest.bundle_id)
+    for name in history(root)[:-keep]:
+        shutil.rmtree(root / name)
+    return target
+
+
+def point(root: Path, bundle_id: str) -> None:
+    """Replaces the pointer: publishes, or rolls back to, a bundle that is there."""
+    beside = root / f"{POINTER}.new"
+    beside.write_text(bundle_id + "\n", "utf-8")
+    _flush(beside)
+    beside.replace(root / POINTER)
+    _flush(root)
+
+
+def history(root: Path) -> list[str]:
+    """Names of the bundles that are there, oldest first, the current one last."""
+    if not root.is_dir():
+        return []
+    names = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    now = current(root)
+    return sorted(names, key=lambda name: name == now)
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Verifies and opens a bundle.
+
+    Raises:
+        CorruptArtifact: a file is missing, altered or does not fit the others; names it.
+        InvalidSignature: a graph and its signature differ.
+    """
+    manifest = Manifest.load(folder)
+    verify(folder, manifest)
+    snapshot = open_snapshot(folder / SNAPSHOT_FOLDER)
+    if len(snapshot) != manifest.items:
+        raise CorruptArtifact(f"bundle {manifest.bundle_id}: {len(snapshot)} items, its manifest says {manifest.items}")
+    recommenders = {name: _open(folder, name, entry, snapshot) for name, entry in manifest.recommenders.items()}
+    return Bundle(manifest, snapshot, recommenders)
+
+
+def _open(folder: Path, name: str, entry: RecommenderEntry, snapshot: Snapshot) -> LoadedRecommender:
+    retrieval, graphs = load_model(folder / entry.retrieval)
+    _expect(retrieval.stage is Stage.RETRIEVAL, f"{entry.retrieval} is no retrieval model")
+    made_by = retrieval.graphs[Role.ITEM_ENCODER].sha256
+    _expect(made_by == entry.item_encoder, f"{entry.vectors} was made by another item encoder than {entry.retrieval}'s")
+    index = ExactIndex(open_vectors(folder / entry.vectors))
+    _expect(len(index) == len(snapshot), f"{entry.vectors} has {len(index)} rows for {len(snapshot)} items")
+    _expect(
+        index.dimension == retrieval.dimension,
+        f"{entry.vectors} has width {index.dimension}, {entry.retrieval} says {retrieval.dimension}",
+    )
+    ranking, ranker = None, None
+    if entry.ranking is not None:
+        ranking, ranking_graphs = load_model(folder / entry.ranking)
+        _expect(ranking.stage is Stage.RANKING, f"{entry.ranking} is no ranking model")
+        ranker = ranking_graphs[Role.RANKER.value]
+    return LoadedRecommender(retrieval, graphs[Role.QUERY_ENCODER.value], index, ranking, ranker)
+
+
+def _expect(condition: bool, message: str) -> None:
+    if not condition:
+        raise CorruptArtifact(f"the bundle does not fit together: {message}; materialize again")
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

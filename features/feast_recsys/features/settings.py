@@ -1,0 +1,176 @@
+"""The `recsys:` section of `feature_store.yaml`.
+
+Feast keeps unknown top-level sections, so one file configures both. Paths are relative to the Feast repository.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from feast_recsys.bundle.errors import InvalidSettings
+
+SECTION = "recsys"
+
+Reference = Annotated[str, Field(pattern=r"^[^:]+:[^:]+$", description="view:feature")]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Interactions(_Section):
+    """Where training labels come from: one row per user, item and moment."""
+
+    path: str
+    """Parquet file (or folder of such) with the join keys of user and item as columns."""
+    timestamp: str = "event_timestamp"
+    """Column with the moment, a timestamp."""
+    label: str | None = None
+    """Numeric column that says how much the user liked it; None where every row is a like."""
+    positive_from: float = 1.0
+    """Smallest label that counts as a like."""
+
+
+class Retrieval(_Section):
+    """The first stage of a recommender."""
+
+    model: str = ""
+    """Name of the exported model; `<recommender>_retrieval` if empty."""
+    vectors: Reference | None = None
+    """Feature that `materialize` writes the item vectors to; None keeps them in the bundle only."""
+    family: Literal["two_tower"] = "two_tower"
+    """What `feast-recsys train` trains."""
+    query: str | None = None
+    """Feature service of the user side, for `train`."""
+    item: str | None = None
+    """Feature service of the item side, for `train`."""
+    history: Reference | None = None
+    """List feature of the user with item ids, most recent first, for `train`."""
+
+
+class Ranking(_Section):
+    """The second stage of a recommender."""
+
+    model: str = ""
+    """Name of the exported model; `<recommender>_ranking` if empty."""
+    family: Literal["wide_and_deep"] = "wide_and_deep"
+    """What `feast-recsys train` trains."""
+    features: str | None = None
+    """Feature service of both sides, for `train`."""
+    crosses: tuple[tuple[str, str], ...] = ()
+    """Pairs of a user-side and an item-side reference whose products feed the wide part, for `train`."""
+
+
+class Recommender(_Section):
+    """A named pair of a retrieval model and a ranking model: what a caller asks for."""
+
+    retrieval: Retrieval = Retrieval()
+    ranking: Ranking | None = Ranking()
+    """None serves retrieval alone; Rank and Recommend are then refused."""
+    seen: tuple[Reference, ...] = ()
+    """List features of the user with item ids that `exclude_seen` leaves out."""
+    exclude_seen: bool = True
+    """What a request that says nothing gets."""
+    top_k: Positive = 10
+    """Number of items of Recommend when the request says 0."""
+    candidates: Positive = 50
+    """Number of items of Retrieve, and of candidates inside Recommend, when the request says 0."""
+    title: Reference | None = None
+    """Item feature that the client commands print."""
+
+
+class Serving(_Section):
+    """How the server answers."""
+
+    address: str = "127.0.0.1:6570"
+    """Host and port to listen on; port 0 takes a free one."""
+    metrics_address: str | None = None
+    """Host and port of the Prometheus endpoint; None for none."""
+    store_policy: Literal["degrade", "fail"] = "degrade"
+    """What happens when the online store is down or slow: defaults and a reason in the reply, or UNAVAILABLE."""
+    store_timeout_ms: Positive = 200
+    """How long one read of the online store may take."""
+    stale: Mapping[str, Literal["serve", "default", "fail"]] = {}
+    """Policy per feature view for values older than the view's ttl. Feast's own is `serve`."""
+    threads: Positive = 8
+    """Calls answered at the same time."""
+    max_top_k: Positive = 1000
+    max_candidates: Positive = 2000
+    max_exclusions: Positive = 10_000
+    poll_seconds: Annotated[float, Field(gt=0)] = 1.0
+    """How often the server looks for a new bundle."""
+    refresh_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """How often the read plans are compiled anew."""
+    drain_seconds: Annotated[float, Field(ge=0)] = 10.0
+    """How long running calls may take after SIGTERM."""
+
+
+class Settings(_Section):
+    """The whole section."""
+
+    user: str = "user"
+    """Feast entity that asks."""
+    item: str = "item"
+    """Feast entity that is recommended."""
+    catalogue: str
+    """Feature view whose keys are the items that exist."""
+    recommenders: Annotated[Mapping[str, Recommender], Field(min_length=1)]
+    interactions: Interactions | None = None
+    serving: Serving = Serving()
+    bundles: str = "data/bundles"
+    keep_bundles: Annotated[int, Field(ge=2)] = 3
+    """Bundles kept on disk, the current one included."""
+    models: str = "data/models"
+    """Folder of exported models."""
+    checkpoints: str = "data/checkpoints"
+    """Folder of trained checkpoints."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_models(cls, data: Any) -> Any:
+        """Gives each stage without a model name its own."""
+        for name, recommender in (data.get("recommenders") or {}).items() if isinstance(data, dict) else ():
+            if isinstance(recommender, dict):
+                for stage in ("retrieval", "ranking"):
+                    section = recommender.setdefault(stage, {})
+                    if isinstance(section, dict):
+                        section.setdefault("model", f"{name}_{stage}")
+        return data
+
+    def recommender(self, name: str) -> Recommender:
+        """The recommender of that name.
+
+        Raises:
+            InvalidSettings: there is none; lists those that exist.
+        """
+        if name not in self.recommenders:
+            known = ", ".join(sorted(self.recommenders))
+            raise InvalidSettings(f"no recommender {name!r} in the settings; there are: {known}", field="recommenders")
+        return self.recommenders[name]
+
+
+def parse_settings(section: Any, file: Path) -> Settings:
+    """Checks the `recsys` section of a `feature_store.yaml`.
+
+    Args:
+        section: What YAML made of it; None if the file has no such section.
+        file: Where it was read, for messages.
+
+    Raises:
+        InvalidSettings: names the path of the first wrong setting and what is expected there.
+    """
+    if section is None:
+        raise InvalidSettings(
+            f"{file} has no `{SECTION}:` section; add one with at least `catalogue:` and `recommenders:`", field=SECTION
+        )
+    try:
+        return Settings.model_validate(section)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join([SECTION, *(str(part) for part in first["loc"])])
+        raise InvalidSettings(f"{file}: {path}: {first['msg'].lower()}", field=path) from error

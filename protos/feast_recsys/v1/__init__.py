@@ -1,0 +1,1 @@
+"""The wire contract: generated messages and service stubs of `feast_recsys.v1`."""
