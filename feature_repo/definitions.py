@@ -31,7 +31,7 @@ user_profile = FeatureView(
         Field(name="gender", dtype=String, description="F or M."),
         Field(name="occupation", dtype=String, description="One of 21 words, such as student or librarian."),
     ],
-    source=parquet("user_profile_file", "data/user_profile.parquet", "One row per user, from before the first rating."),
+    source=parquet("user_profile_file", "data/user_profile.parquet", "One row per user, from before any rating."),
     tags={"recsys/side": "user"},
 )
 
@@ -90,7 +90,7 @@ item_profile = FeatureView(
         Field(name="release_year", dtype=Int64, description="Year, 1922 to 1998; null where unknown."),
         Field(name="genres", dtype=Array(String), description="Up to 6 of 18 genres; empty where unknown."),
     ],
-    source=parquet("item_profile_file", "data/item_profile.parquet", "One row per movie, from before the first rating."),
+    source=parquet("item_profile_file", "data/item_profile.parquet", "One row per movie, from before any rating."),
     tags={"recsys/side": "item"},
 )
 
@@ -118,7 +118,7 @@ item_vectors = FeatureView(
     ttl=CENTURY,
     schema=[Field(name="vector", dtype=Array(Float32), description="Item vector of the last materialization.")],
     source=parquet(
-        "item_vectors_folder", "data/item_vectors", "A folder: one Parquet file per materialization, as of its moment."
+        "item_vectors_file", "data/item_vectors.parquet", "One row per movie and materialization, as of its moment."
     ),
     tags={"recsys/side": "item"},
 )

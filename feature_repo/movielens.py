@@ -33,7 +33,7 @@ Integers = npt.NDArray[np.int64]
 
 MOMENT = pa.timestamp("us", tz="UTC")
 ITEM_VECTORS = pa.schema([("item_id", pa.int64()), ("vector", pa.list_(pa.float32())), ("event_timestamp", MOMENT)])
-"""What every Parquet file in `data/item_vectors/` holds."""
+"""What `data/item_vectors.parquet` holds; materialization writes its rows."""
 
 
 @dataclass(frozen=True)
@@ -240,8 +240,8 @@ def item_popularity(ratings: pd.DataFrame, window_days: int = WINDOW_DAYS) -> pa
     rating = ratings["rating"].to_numpy(np.float64)
     counts, likes = until_midnight(None), until_midnight((rating >= LIKED_FROM).astype(np.float64))
     recent, recent_likes = counts - counts[:, window_start], likes - likes[:, window_start]
-    # The mean and the likes can only change with a rating that enters (total) or leaves (window).
-    changed = (np.diff(counts, axis=1) > 0) | (np.diff(recent, axis=1) != 0) | (np.diff(recent_likes, axis=1) != 0)
+    # Mean and likes change only with a rating that enters, or leaves the window: these two see all of them.
+    changed = (np.diff(counts, axis=1) > 0) | (np.diff(recent, axis=1) != 0)
     row, column = np.nonzero(changed)
     column += 1
     total = counts[row, column]

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,15 +28,17 @@ REQUIREMENT = "recbole==1.2.1"
 WHEEL = "recbole-1.2.1-py3-none-any.whl"
 SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
 TERMS = """\
-MovieLens 100K is made by GroupLens Research at the University of Minnesota, and its terms are theirs:
-use it for research; acknowledge it in publications (Harper & Konstan 2015, ACM TiiS 5(4), article 19); claim no
-endorsement; no redistribution and no commercial use without their permission.
+MovieLens 100K is made by GroupLens Research at the University of Minnesota, and its terms are theirs: use it for
+research; acknowledge it in publications (Harper & Konstan 2015, ACM TiiS 5(4), article 19); claim no endorsement;
+no redistribution and no commercial use without their permission.
+https://grouplens.org/datasets/movielens/100k/
 https://files.grouplens.org/datasets/movielens/ml-100k-README.txt"""
 
 STAMP = "prepared.json"
-VECTORS = Path("item_vectors") / "schema.parquet"
+VECTORS = "item_vectors.parquet"
+STEPS = 9  # download, read, compute, and one per file: for the bar only
 
-Report = Callable[[str], None]
+Report = Callable[[str], object]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,36 +46,39 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Download MovieLens 100K and write the Parquet files of this repo.")
     parser.add_argument("--data", type=Path, default=Path(__file__).parent / "data", help="folder to fill")
     data: Path = parser.parse_args(arguments).data
-    console = Console(stderr=True)
-    if is_prepared(data):
-        console.print(f"MovieLens 100K is ready in {data}", highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    reason = outdated(data)
+    if not reason:
+        console.print(f"MovieLens 100K is ready in {data}")
         return 0
-    console.print(TERMS, highlight=False, soft_wrap=True)
+    console.print(f"Preparing MovieLens 100K: {reason}.\n\n{TERMS}\n")
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     try:
-        with Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console
-        ) as progress:
-            task = progress.add_task("", total=11)
-            wheel = fetch_wheel(data / ".cache", lambda step: progress.update(task, advance=1, description=step))
-            prepare(wheel, data, lambda step: progress.update(task, advance=1, description=step))
-            progress.update(task, completed=11, description="done")
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task("", total=STEPS)
+
+            def report(step: str) -> None:
+                progress.update(task, advance=1, description=step)
+
+            prepare(fetch_wheel(data / ".cache", report), data, report)
+            progress.update(task, completed=STEPS, description=f"MovieLens 100K is ready in {data}")
     except RecsysError as error:
-        console.print(f"error: {error}", highlight=False, soft_wrap=True, style="red")
+        console.print(f"error: {error}", markup=False)
         return 1
     return 0
 
 
-def fetch_wheel(cache: Path, report: Report = lambda step: None) -> Path:
+def fetch_wheel(cache: Path, report: Report = str) -> Path:
     """The verified wheel in `cache`, downloaded by pip where it is not there yet.
 
     Raises:
         JobFailed: pip could not download it.
         CorruptArtifact: what pip brought has another checksum.
     """
-    report(f"downloading {REQUIREMENT}")
     wheel = cache / WHEEL
     if wheel.is_file() and sha256(wheel) == SHA256:
         return wheel
+    report(f"downloading {REQUIREMENT} (2 MB)")
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
@@ -83,7 +88,8 @@ def fetch_wheel(cache: Path, report: Report = lambda step: None) -> Path:
         if done.returncode != 0 or not fresh.is_file():
             raise JobFailed(
                 f"pip could not download {REQUIREMENT}, which carries MovieLens 100K:\n{done.stderr.strip()}\n"
-                f"Check the network and pip's index, or put {WHEEL} into {cache} by hand and run this again."
+                "Check the network and pip's index (`python -m ensurepip` if pip itself is missing), "
+                f"or put {WHEEL} into {cache} by hand, and run this again."
             )
         verify(fresh)
         os.replace(fresh, wheel)
@@ -96,41 +102,48 @@ def verify(wheel: Path) -> None:
     if found != SHA256:
         raise CorruptArtifact(
             f"{wheel.name} has the SHA-256 {found}, expected {SHA256}; "
-            "the index serves another file than PyPI's: download it from PyPI"
+            "pip's index serves another file than PyPI does: point pip at PyPI and run this again",
+            field=wheel.name,
         )
 
 
-def prepare(wheel: Path, data: Path, report: Report = lambda step: None) -> None:
-    """Writes all files of `data`, the stamp last."""
+def prepare(wheel: Path, data: Path, report: Report = str) -> None:
+    """Writes all files of `data` from the wheel, the stamp last."""
     report("reading the archive")
     tables = read_wheel(wheel)
     report("computing histories and popularity")
     write_tables(build(tables), data, report)
 
 
-def write_tables(tables: dict[str, pa.Table], data: Path, report: Report = lambda step: None) -> None:
-    """Writes one Parquet file per table, the schema of the item vectors, and the stamp."""
-    data.mkdir(parents=True, exist_ok=True)
+def write_tables(tables: Mapping[str, pa.Table], data: Path, report: Report = str) -> None:
+    """Writes one Parquet file per table, an empty one for the item vectors where there is none, and the stamp."""
     for name, table in tables.items():
         report(f"writing {name}")
         write_parquet(table, data / f"{name}.parquet")
-    report("writing item_vectors")
-    # No vectors yet, but a source that exists: Feast's own commands work before the first materialization.
-    write_parquet(ITEM_VECTORS.empty_table(), data / VECTORS)
-    files = [*(f"{name}.parquet" for name in tables), VECTORS.as_posix()]
-    stamp = {"recipe": recipe(), "files": {name: sha256(data / name) for name in files}}
+    if not (data / VECTORS).exists():
+        # No vectors yet, but a source that exists: Feast's own commands work before the first materialization.
+        write_parquet(ITEM_VECTORS.empty_table(), data / VECTORS)
+    stamp = {"recipe": recipe(), "files": {f"{name}.parquet": sha256(data / f"{name}.parquet") for name in tables}}
     _replace(data / STAMP, lambda path: path.write_text(json.dumps(stamp, indent=1) + "\n", encoding="utf-8"))
 
 
-def is_prepared(data: Path) -> bool:
-    """Whether the files are there, unchanged, and made by this version of the code."""
+def outdated(data: Path) -> str:
+    """Why the files have to be written, in words; empty if all are there, unchanged, and made by this code."""
     try:
         stamp = json.loads((data / STAMP).read_text(encoding="utf-8"))
-        return bool(stamp["recipe"] == recipe()) and all(
-            sha256(data / name) == checksum for name, checksum in stamp["files"].items()
-        )
-    except (OSError, ValueError, KeyError):
-        return False
+        recorded, files = stamp["recipe"], dict(stamp["files"])
+    except FileNotFoundError:
+        return f"{data} is empty or incomplete"
+    except (ValueError, TypeError, KeyError):
+        return f"{data / STAMP} can't be read"
+    if recorded != recipe():
+        return "the files were written by another version of this program"
+    for name, checksum in files.items():
+        if not (data / name).is_file():
+            return f"{name} is missing"
+        if sha256(data / name) != checksum:
+            return f"{name} is not as this program wrote it"
+    return "" if (data / VECTORS).is_file() else f"{VECTORS} is missing"
 
 
 def recipe() -> str:

@@ -7,6 +7,7 @@ false, and `and`, `or`, `not` have their everyday meaning.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from feast_recsys.bundle.snapshot import Snapshot
 
 Mask = npt.NDArray[np.bool_]
 MAX_DEPTH = 32
+_FLOAT32_MAX = 3.4028234663852886e38
 
 _ORDER: dict[str, Callable[[Any, Any], Any]] = {
     "gt": operator.gt,
@@ -86,7 +88,8 @@ def evaluate(condition: Filter, snapshot: Snapshot, path: str = "filter", depth:
     Args:
         condition: The filter.
         snapshot: The catalogue.
-        path: Path of the filter in the request, for messages.
+        path: Path of the filter in the request, for messages; below it they follow the wire's field names
+            (`filter.compound.filters[0].comparison.value`).
         depth: How deep this filter is nested.
 
     Returns:
@@ -98,7 +101,10 @@ def evaluate(condition: Filter, snapshot: Snapshot, path: str = "filter", depth:
     """
     _check_depth(depth, path)
     if isinstance(condition, Comparison):
-        return _compare(condition, snapshot, path)
+        return _compare(condition, snapshot, f"{path}.comparison")
+    path = f"{path}.compound"
+    if condition.type not in COMPOUNDS:
+        raise InvalidArgument(f"{path}: unknown type {condition.type!r}", field=f"{path}.type")
     if not condition.filters or (condition.type == "not" and len(condition.filters) != 1):
         wanted = "exactly one filter" if condition.type == "not" else "at least one filter"
         raise InvalidArgument(f"{path}: {condition.type!r} takes {wanted}", field=f"{path}.filters")
@@ -120,8 +126,8 @@ def _compare(leaf: Comparison, snapshot: Snapshot, path: str) -> Mask:
     if many is not isinstance(leaf.value, tuple | list):
         wanted = "a list" if many else "a single value"
         raise InvalidArgument(f"{path}: {leaf.type!r} takes {wanted}", field=f"{path}.value")
-    for operand in leaf.value if many else (leaf.value,):
-        _check_operand(operand, dtype, leaf, path)
+    for n, operand in enumerate(leaf.value if many else (leaf.value,)):
+        _check_operand(operand, dtype, leaf.key, f"{path}.value[{n}]" if many else f"{path}.value")
     if leaf.type in _ORDER:
         if snapshot.is_list(leaf.key) or dtype is DType.BOOL:
             kind = "list" if snapshot.is_list(leaf.key) else "truth value"
@@ -133,7 +139,7 @@ def _compare(leaf: Comparison, snapshot: Snapshot, path: str) -> Mask:
     return ~member if leaf.type in ("ne", "nin") else member
 
 
-def _check_operand(operand: Any, dtype: DType, leaf: Comparison, path: str) -> None:
+def _check_operand(operand: Any, dtype: DType, key: str, path: str) -> None:
     number = isinstance(operand, int | float) and not isinstance(operand, bool)
     fits = {
         DType.STRING: isinstance(operand, str),
@@ -142,17 +148,30 @@ def _check_operand(operand: Any, dtype: DType, leaf: Comparison, path: str) -> N
         DType.FLOAT32: number,
     }[dtype]
     if not fits:
-        raise InvalidArgument(
-            f"{path}: {leaf.key} is {dtype.value}, but the operand is {operand!r}", field=f"{path}.value"
-        )
+        raise InvalidArgument(f"{path}: {key} is {dtype.value}, but the operand is {operand!r}", field=path)
 
 
 def _ordered(leaf: Comparison, snapshot: Snapshot, dtype: DType) -> Mask:
     values = snapshot.arrow(leaf.key)
     if dtype is DType.STRING:
         return _mask(_ARROW_ORDER[leaf.type](values, pa.scalar(leaf.value, pa.large_string())))
-    result: Mask = _ORDER[leaf.type](values.to_numpy(zero_copy_only=False), leaf.value)
+    bound = _whole(leaf.type, leaf.value) if dtype is DType.INT64 else np.float32(_narrow(leaf.value))
+    result: Mask = _ORDER[leaf.type](values.to_numpy(zero_copy_only=False), bound)
     return result
+
+
+def _whole(kind: str, bound: int | float) -> int | float:
+    """An integer that splits the integers as `bound` does: comparing them as floats would round beyond 2^53."""
+    if isinstance(bound, float) and not math.isfinite(bound):
+        return bound
+    return math.floor(bound) if kind in ("gt", "lte") else math.ceil(bound)
+
+
+def _narrow(operand: int | float) -> float:
+    """The operand rounded to float32; infinite beyond its range."""
+    if abs(operand) > _FLOAT32_MAX:
+        return math.inf if operand > 0 else -math.inf
+    return float(operand)
 
 
 def _member(snapshot: Snapshot, key: str, operands: tuple[Any, ...], dtype: DType) -> Mask:
@@ -173,9 +192,10 @@ def _member(snapshot: Snapshot, key: str, operands: tuple[Any, ...], dtype: DTyp
 def _numbers(operands: tuple[Any, ...], dtype: DType) -> npt.NDArray[Any]:
     """Operands in the feature's own precision, so that 0.1 finds the float32 that was stored for it."""
     if dtype is DType.INT64:
-        whole = [int(o) for o in operands if float(o).is_integer() and -(2**63) <= o < 2**63]
-        return np.array(whole, np.int64)
-    return np.array(operands, np.uint8 if dtype is DType.BOOL else np.float32)
+        return np.array([int(o) for o in operands if -(2**63) <= o < 2**63 and o == int(o)], np.int64)
+    if dtype is DType.BOOL:
+        return np.array(operands, np.uint8)
+    return np.array([_narrow(o) for o in operands], np.float32)
 
 
 def _mask(array: pa.Array) -> Mask:

@@ -63,9 +63,10 @@ class ExactIndex:
         eligible = None if allow is None or allow.all() else np.flatnonzero(allow)
         vectors = self.vectors if eligible is None else self.vectors[eligible]
         scores = queries @ vectors.T
-        best = np.stack([_top(row, min(k, len(vectors))) for row in scores]) if len(scores) else np.empty((0, 0), int)
+        m = min(k, len(vectors))
+        best = np.array([_top(row, m) for row in scores], np.int64).reshape(len(scores), m)
         rows = best if eligible is None else eligible[best]
-        return rows.astype(np.int64), np.take_along_axis(scores, best, axis=1)
+        return rows, np.take_along_axis(scores, best, axis=1)
 
 
 def _top(scores: Vectors, k: int) -> Rows:
@@ -104,7 +105,7 @@ def open_vectors(path: Path) -> Vectors:
     """
     try:
         vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise CorruptArtifact(f"{path} can't be read: {error}") from error
     if vectors.ndim != 2 or vectors.dtype != np.float32:
         raise CorruptArtifact(f"{path} holds {vectors.shape} {vectors.dtype}, not [n, d] float32")

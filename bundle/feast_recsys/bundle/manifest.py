@@ -116,3 +116,6 @@ def verify(folder: Path, manifest: Manifest) -> None:
             raise CorruptArtifact(f"bundle {manifest.bundle_id} lacks {name}")
         if path.stat().st_size != expected.bytes or checksum(path) != expected:
             raise CorruptArtifact(f"bundle {manifest.bundle_id}: {name} differs from its checksum")
+    present = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    for name in sorted(set(present) - set(manifest.files) - {MANIFEST_FILE}):
+        raise CorruptArtifact(f"bundle {manifest.bundle_id}: {name} is not in its manifest")

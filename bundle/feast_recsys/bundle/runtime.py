@@ -85,9 +85,12 @@ def _check(session: ort.InferenceSession, graph: Graph, path: Path) -> None:
         raise InvalidSignature(f"{path}: input {name!r} is in {where}", field=name)
     for spec in graph.inputs:
         _check_input(actual[spec.name], spec, path)
-    outputs = [node.name for node in session.get_outputs()]
+    outputs = {node.name: node.type for node in session.get_outputs()}
     if graph.output not in outputs:
-        raise InvalidSignature(f"{path}: output {graph.output!r} is not among {outputs}", field=graph.output)
+        raise InvalidSignature(f"{path}: output {graph.output!r} is not among {list(outputs)}", field=graph.output)
+    if outputs[graph.output] != _ORT_TYPES[DType.FLOAT32]:
+        kind = outputs[graph.output]
+        raise InvalidSignature(f"{path}: output {graph.output!r} is {kind}, not float32", field=graph.output)
 
 
 def _check_input(node: ort.NodeArg, spec: Input, path: Path) -> None:

@@ -20,6 +20,7 @@ from feast_recsys.bundle.errors import CorruptArtifact, InvalidSignature
 
 SIGNATURE_FILE = "model.yaml"
 FORMAT = 1
+_FLOAT32_MAX = 3.4028234663852886e38
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 Scalar = int | float | bool | str
@@ -215,23 +216,27 @@ def from_dict(document: Any) -> Signature:
     graphs = {}
     for key, entry in document["graphs"].items():
         role = _enum(Role, key, "graphs")
-        _expect(isinstance(entry, dict), f"{key} must be a mapping", f"graphs.{key}")
-        _only(entry, {"file", "sha256", "feature_service", "output", "inputs"}, f"graphs.{key}")
-        _expect(isinstance(entry.get("inputs"), list), f"{key} needs a list of inputs", f"graphs.{key}.inputs")
-        graphs[role] = Graph(
-            role,
-            tuple(_input_from_dict(i, f"graphs.{key}.inputs[{n}]") for n, i in enumerate(entry["inputs"])),
-            entry.get("output", "output"),
-            entry.get("feature_service"),
-            entry.get("file", ""),
-            entry.get("sha256", ""),
-        )
+        graphs[role] = _graph_from_dict(entry, role, f"graphs.{key}")
     return Signature(
-        document.get("name", ""),
+        _typed(document, "name", str, "", ""),
         _enum(Stage, document.get("stage"), "stage"),
         graphs,
-        document.get("dimension", 0),
-        document.get("metadata") or {},
+        _typed(document, "dimension", int, 0, ""),
+        _typed(document, "metadata", dict, {}, ""),
+    )
+
+
+def _graph_from_dict(entry: Any, role: Role, path: str) -> Graph:
+    _expect(isinstance(entry, dict), f"{role.value} must be a mapping", path)
+    _only(entry, {"file", "sha256", "feature_service", "output", "inputs"}, path)
+    _expect(isinstance(entry.get("inputs"), list), f"{role.value} needs a list of inputs", f"{path}.inputs")
+    return Graph(
+        role,
+        tuple(_input_from_dict(i, f"{path}.inputs[{n}]") for n, i in enumerate(entry["inputs"])),
+        _typed(entry, "output", str, "output", path),
+        _typed(entry, "feature_service", str, None, path),
+        _typed(entry, "file", str, "", path),
+        _typed(entry, "sha256", str, "", path),
     )
 
 
@@ -264,17 +269,17 @@ def _input_from_dict(entry: Any, path: str) -> Input:
             f"{path}.{key}",
         )
     dtype = _enum(DType, entry["dtype"], f"{path}.dtype")
-    feature = str(entry["feature"])
+    feature = _typed(entry, "feature", str, "", path)
     return Input(
-        str(entry.get("name") or feature.replace(":", "__")),
+        _typed(entry, "name", str, feature.replace(":", "__"), path),
         feature,
         _enum(Side, entry["side"], f"{path}.side"),
         dtype,
-        entry.get("max_length"),
+        _typed(entry, "max_length", int, None, path),
         entry.get("pad", dtype.zero),
         entry.get("default", dtype.zero),
-        bool(entry.get("required", False)),
-        entry.get("vocabulary"),
+        _typed(entry, "required", bool, False, path),
+        _typed(entry, "vocabulary", str, None, path),
     )
 
 
@@ -300,6 +305,11 @@ def _check(signature: Signature) -> None:
                 f"{[s.value for s in SIDES[role]]}",
                 f"{path}.side",
             )
+            _expect(
+                role is not Role.ITEM_ENCODER or spec.source != "request",
+                f"{spec.feature}: the item encoder runs in the materialization job, where there is no request",
+                f"{path}.feature",
+            )
             _check_input(spec, path)
 
 
@@ -307,12 +317,17 @@ def _check_input(spec: Input, path: str) -> None:
     _expect(bool(_NAME.fullmatch(spec.name)), f"input name {spec.name!r} must be an identifier", path)
     source, _, name = spec.feature.partition(":")
     _expect(
-        bool(source and name),
+        bool(source and name) and ":" not in name,
         f"feature {spec.feature!r} must read view:feature, entity:key or request:name",
-        path,
+        f"{path}.feature",
+    )
+    _expect(
+        source != "entity" or spec.side is not Side.CONTEXT,
+        f"{spec.feature} is an id, and an id is of side user or item",
+        f"{path}.side",
     )
     if spec.max_length is not None:
-        whole = isinstance(spec.max_length, int) and spec.max_length > 0
+        whole = type(spec.max_length) is int and spec.max_length > 0
         _expect(whole, f"{spec.feature}: max_length must be a positive whole number", f"{path}.max_length")
     _expect(
         _fits(spec.default, spec.dtype),
@@ -333,9 +348,21 @@ def _check_input(spec: Input, path: str) -> None:
 
 def _fits(value: Scalar, dtype: DType) -> bool:
     if dtype is DType.FLOAT32:
-        return isinstance(value, int | float) and not isinstance(value, bool) and value == value
-    kind = {DType.INT64: int, DType.BOOL: bool, DType.STRING: str}[dtype]
-    return type(value) is kind
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        return abs(value) <= _FLOAT32_MAX  # false for NaN
+    if dtype is DType.INT64:
+        return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+    return isinstance(value, bool if dtype is DType.BOOL else str)
+
+
+def _typed(entry: Mapping[str, Any], key: str, kind: type, default: Any, path: str) -> Any:
+    """The value of a key, by default if it is absent; `true` is no number here, and 7 no text."""
+    value = default if entry.get(key) is None else entry[key]
+    where = f"{path}.{key}" if path else key
+    label = {str: "text", int: "a whole number", bool: "true or false", dict: "a mapping"}[kind]
+    _expect(value is default or type(value) is kind, f"{where}: {value!r} is not {label}", where)
+    return value
 
 
 def _enum(kind: Any, value: Any, path: str) -> Any:

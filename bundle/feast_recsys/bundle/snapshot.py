@@ -163,11 +163,11 @@ def write_snapshot(folder: Path, ids: Array, columns: Mapping[str, Column]) -> N
         columns: By Feast reference, n rows each.
 
     Raises:
-        ValueError: ids are not ascending and distinct, or a column has another length.
+        ValueError: ids are not ascending and distinct, one is empty or ends in NUL, or a column has another length.
     """
     order = np.asarray(ids)
     if order.dtype != np.int64:
-        order = np.array([str(i).encode() for i in ids], dtype=np.bytes_ if len(ids) else "S1")
+        order = _to_bytes(ids)
     if len(order) > 1 and not bool((order[1:] > order[:-1]).all()):
         raise ValueError("item ids must be ascending and distinct")
     arrays: dict[str, tuple[pa.Array, DType | None]] = {}
@@ -197,8 +197,10 @@ def open_snapshot(folder: Path) -> Snapshot:
     ids_path, features_path = folder / IDS_FILE, folder / FEATURES_FILE
     try:
         ids = np.load(ids_path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise CorruptArtifact(f"{ids_path} can't be read: {error}") from error
+    if ids.ndim != 1 or not (ids.dtype == np.int64 or ids.dtype.kind == "S"):
+        raise CorruptArtifact(f"{ids_path} holds {ids.shape} {ids.dtype}, not a list of ids")
     try:
         table = pa.ipc.open_file(pa.memory_map(str(features_path))).read_all()
     except (OSError, pa.ArrowException) as error:
@@ -206,6 +208,14 @@ def open_snapshot(folder: Path) -> Snapshot:
     if table.num_columns and table.num_rows != len(ids):
         raise CorruptArtifact(f"{features_path} has {table.num_rows} rows for {len(ids)} ids")
     return Snapshot(np.asarray(ids), table)
+
+
+def _to_bytes(ids: Array) -> Array:
+    encoded = [str(i).encode() for i in ids]
+    for key in encoded:
+        if not key or key.endswith(b"\0"):
+            raise ValueError(f"item id {key.decode()!r} is empty or ends in NUL; a file of fixed width would lose that")
+    return np.array(encoded, dtype=np.bytes_ if encoded else "S1")
 
 
 def _to_arrow(column: Column) -> pa.Array:

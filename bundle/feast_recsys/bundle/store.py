@@ -12,12 +12,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from feast_recsys.bundle.errors import CorruptArtifact
 from feast_recsys.bundle.index import ExactIndex, Index, open_vectors
-from feast_recsys.bundle.manifest import Manifest, RecommenderEntry, verify
+from feast_recsys.bundle.manifest import MANIFEST_FILE, Manifest, RecommenderEntry, verify
 from feast_recsys.bundle.runtime import LoadedGraph, load_model
 from feast_recsys.bundle.signature import Role, Signature, Stage
 from feast_recsys.bundle.snapshot import Snapshot, open_snapshot
@@ -25,6 +27,7 @@ from feast_recsys.bundle.snapshot import Snapshot, open_snapshot
 POINTER = "CURRENT"
 SNAPSHOT_FOLDER = "snapshot"
 _STAGING = ".staging-"
+_TIME = "%Y%m%dT%H%M%SZ"
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,8 @@ def stage(root: Path) -> Path:
 def publish(root: Path, staged: Path, manifest: Manifest, *, keep: int) -> Path:
     """Makes a staged bundle the current one.
 
-    The manifest is written last and everything is flushed to disk before the bundle gets its name; then the pointer
-    is replaced. Whoever dies in between leaves the old bundle current.
+    The manifest is written last, the bundle is opened as a server would, and everything is flushed to disk before it
+    gets its name; then the pointer is replaced. Whoever dies in between leaves the old bundle current.
 
     Args:
         root: Folder of bundles.
@@ -95,12 +98,14 @@ def publish(root: Path, staged: Path, manifest: Manifest, *, keep: int) -> Path:
         The bundle's folder.
 
     Raises:
-        FileExistsError: there is a bundle of that name already.
+        FileExistsError: there is a bundle of that name already; `next_id` gives free ones.
+        CorruptArtifact, InvalidSignature: what was staged can't be opened; nothing was published.
     """
     target = root / manifest.bundle_id
     if target.exists():
         raise FileExistsError(f"{target} exists already")
     manifest.save(staged)
+    open_bundle(staged)
     staged.chmod(0o755)
     for path in (*staged.rglob("*"), staged):
         _flush(path)
@@ -108,12 +113,37 @@ def publish(root: Path, staged: Path, manifest: Manifest, *, keep: int) -> Path:
     _flush(root)
     point(root, manifest.bundle_id)
     for name in history(root)[:-keep]:
-        shutil.rmtree(root / name)
+        # Renamed first: a removal that is cut short leaves no half bundle to roll back to.
+        doomed = root / f"{_STAGING}{name}"
+        (root / name).rename(doomed)
+        shutil.rmtree(doomed)
     return target
 
 
+def next_id(root: Path, now: datetime, fingerprint: str) -> str:
+    """A free name for a new bundle: the time, later than every bundle that is there, and the start of the fingerprint.
+
+    Args:
+        root: Folder of bundles.
+        now: Time of creation, aware.
+        fingerprint: Hex digits.
+    """
+    moment = now.astimezone(timezone.utc).replace(microsecond=0)
+    for name in history(root):
+        with suppress(ValueError):  # a folder that somebody else put here
+            taken = datetime.strptime(name.partition("-")[0], _TIME).replace(tzinfo=timezone.utc)
+            moment = max(moment, taken + timedelta(seconds=1))
+    return f"{moment.strftime(_TIME)}-{fingerprint[:8]}"
+
+
 def point(root: Path, bundle_id: str) -> None:
-    """Replaces the pointer: publishes, or rolls back to, a bundle that is there."""
+    """Replaces the pointer: publishes, or rolls back to, a bundle that is there.
+
+    Raises:
+        CorruptArtifact: there is no such bundle; names those that exist.
+    """
+    if not (root / bundle_id / MANIFEST_FILE).is_file():
+        raise CorruptArtifact(f"{root} holds no bundle {bundle_id!r}; there are: {', '.join(history(root)) or 'none'}")
     beside = root / f"{POINTER}.new"
     beside.write_text(bundle_id + "\n", "utf-8")
     _flush(beside)
@@ -125,7 +155,7 @@ def history(root: Path) -> list[str]:
     """Names of the bundles that are there, oldest first, the current one last."""
     if not root.is_dir():
         return []
-    names = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    names = sorted(p.parent.name for p in root.glob(f"*/{MANIFEST_FILE}") if not p.parent.name.startswith("."))
     now = current(root)
     return sorted(names, key=lambda name: name == now)
 

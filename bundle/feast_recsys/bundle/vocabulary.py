@@ -77,12 +77,12 @@ class Vocabulary:
         """Reads a JSON list.
 
         Raises:
-            CorruptArtifact: the file is missing or not a JSON list of keys.
+            CorruptArtifact: the file is missing or not a JSON list of distinct keys of one type.
         """
         try:
             keys = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(keys, list):
                 raise TypeError("not a list")
             return cls(tuple(keys))
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, InvalidSignature) as error:
             raise CorruptArtifact(f"vocabulary {path} can't be read: {error}; write a JSON list of keys") from error

@@ -5,10 +5,12 @@ Feast keeps unknown top-level sections, so one file configures both. Paths are r
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from feast_recsys.bundle.errors import InvalidSettings
@@ -174,3 +176,23 @@ def parse_settings(section: Any, file: Path) -> Settings:
         first = error.errors()[0]
         path = ".".join([SECTION, *(str(part) for part in first["loc"])])
         raise InvalidSettings(f"{file}: {path}: {first['msg'].lower()}", field=path) from error
+
+
+def load_settings(repo_path: Path, feature_store_yaml: Path | None = None) -> Settings:
+    """Reads the section without opening Feast, for commands that only talk to a server.
+
+    Args:
+        repo_path: Folder of the Feast repository.
+        feature_store_yaml: Its configuration file; `feature_store.yaml` in that folder if None.
+
+    Raises:
+        InvalidSettings: the file is missing or no YAML, or the section is wrong.
+    """
+    file = feature_store_yaml or repo_path / "feature_store.yaml"
+    try:
+        document = yaml.safe_load(os.path.expandvars(file.read_text("utf-8")))
+    except (OSError, yaml.YAMLError) as error:
+        raise InvalidSettings(
+            f"{file} can't be read: {error}; run inside a Feast repository, or name it with --chdir"
+        ) from error
+    return parse_settings(document.get(SECTION) if isinstance(document, dict) else None, file)

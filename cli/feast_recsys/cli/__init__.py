@@ -1,0 +1,1 @@
+"""The `feast-recsys` command: one file a command, heavy imports inside."""

@@ -1,0 +1,44 @@
+"""`feast-recsys recommend`."""
+
+from __future__ import annotations
+
+import click
+
+from feast_recsys.cli.client import Call, Eligibility, call_options, connect, eligibility_options
+from feast_recsys.cli.location import Location, choose
+
+
+@click.command()
+@click.option(
+    "--candidates", type=click.IntRange(min=0), default=0, help="Candidates to rank.  [default: the settings']"
+)
+@call_options
+@eligibility_options
+@click.pass_obj
+def recommend(location: Location, candidates: int, call: Call, eligibility: Eligibility) -> None:
+    """Ask a server for recommendations: retrieve and rank in one call."""
+    from feast_recsys.cli import answer, wire
+    from feast_recsys.v1.recommender_service_pb2 import RecommendRequest
+
+    settings = location.settings()
+    name = choose(settings, call.recommender)
+    request = RecommendRequest(
+        recommender=name,
+        user_id=call.user,
+        top_k=call.top_k,
+        candidate_count=candidates,
+        context=wire.wire_context(call.context),
+        filter=wire.wire_filter(eligibility.condition),
+        exclude_item_ids=eligibility.exclude,
+        bundle_id=call.bundle_id,
+    )
+    if eligibility.exclude_seen is not None:
+        request.exclude_seen = eligibility.exclude_seen
+    with connect(location, call) as stub:
+        reply = stub.Recommend(request, timeout=call.timeout)
+    names = answer.titles(location, settings, name, reply.item_ids)
+    scores = {"probability": reply.scores, "retrieval_score": reply.retrieval_scores}
+    if call.as_json:
+        answer.show_json(reply.item_ids, names, scores, reply.info)
+    else:
+        answer.show(f"Top {len(reply.item_ids)} for user {call.user}", reply.item_ids, names, scores, reply.info)

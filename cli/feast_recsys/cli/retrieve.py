@@ -1,0 +1,41 @@
+"""`feast-recsys retrieve`."""
+
+from __future__ import annotations
+
+import click
+
+from feast_recsys.cli.client import Call, Eligibility, call_options, connect, eligibility_options
+from feast_recsys.cli.location import Location, choose
+
+
+@click.command()
+@call_options
+@eligibility_options
+@click.pass_obj
+def retrieve(location: Location, call: Call, eligibility: Eligibility) -> None:
+    """Ask a server for candidates, best first."""
+    from feast_recsys.cli import answer, wire
+    from feast_recsys.v1.recommender_service_pb2 import RetrieveRequest
+
+    settings = location.settings()
+    name = choose(settings, call.recommender)
+    request = RetrieveRequest(
+        recommender=name,
+        user_id=call.user,
+        top_k=call.top_k,
+        context=wire.wire_context(call.context),
+        filter=wire.wire_filter(eligibility.condition),
+        exclude_item_ids=eligibility.exclude,
+        bundle_id=call.bundle_id,
+    )
+    if eligibility.exclude_seen is not None:
+        request.exclude_seen = eligibility.exclude_seen
+    with connect(location, call) as stub:
+        reply = stub.Retrieve(request, timeout=call.timeout)
+    names = answer.titles(location, settings, name, reply.item_ids)
+    scores = {"score": reply.scores}
+    if call.as_json:
+        answer.show_json(reply.item_ids, names, scores, reply.info)
+    else:
+        heading = f"{len(reply.item_ids)} candidates for user {call.user}"
+        answer.show(heading, reply.item_ids, names, scores, reply.info)

@@ -1,0 +1,52 @@
+"""Everything of Feast that this room uses, imported so that the process stays as it was.
+
+Importing Feast sets two `PROMETHEUS_*` variables where they are unset, and so turns prometheus_client, when it is
+imported later, here or in a child process, to files shared between processes. Therefore prometheus_client comes
+first and the variables go again. No other module of this room imports Feast.
+"""
+
+# ruff: noqa: E402 -- the order of these imports is the purpose of the module
+
+from __future__ import annotations
+
+import os
+
+import prometheus_client  # noqa: F401 -- reads the variables when it is imported
+
+_VARIABLES = ("PROMETHEUS_MULTIPROCESS_DIR", "PROMETHEUS_MULTIPROC_DIR")
+_SET_BY_OTHERS = frozenset(_VARIABLES) & frozenset(os.environ)
+
+from feast import FeatureStore, FeatureView, FeatureViewState, OnDemandFeatureView, RepoConfig, ValueType
+from feast.base_feature_view import BaseFeatureView
+from feast.errors import FeastObjectNotFoundException
+from feast.feature_view import DUMMY_ENTITY_NAME
+from feast.field import Field
+from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob
+from feast.infra.online_stores.online_store import OnlineStore
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus as FeastStatus
+from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesResponse
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyMessage
+from feast.protos.feast.types.Value_pb2 import Value
+
+for _name in set(_VARIABLES) - _SET_BY_OTHERS:
+    os.environ.pop(_name, None)
+
+__all__ = [
+    "DUMMY_ENTITY_NAME",
+    "BaseFeatureView",
+    "EntityKeyMessage",
+    "FeastObjectNotFoundException",
+    "FeastStatus",
+    "FeatureStore",
+    "FeatureView",
+    "FeatureViewState",
+    "Field",
+    "GetOnlineFeaturesResponse",
+    "OfflineStore",
+    "OnDemandFeatureView",
+    "OnlineStore",
+    "RepoConfig",
+    "RetrievalJob",
+    "Value",
+    "ValueType",
+]

@@ -1,0 +1,53 @@
+"""Which items of the catalogue may come back: filter, excluded ids and seen items as one mask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from feast_recsys.bundle.columns import Column, DType
+from feast_recsys.bundle.filters import evaluate
+from feast_recsys.bundle.index import Allow, Rows
+from feast_recsys.bundle.snapshot import UNKNOWN_ROW, Snapshot
+from feast_recsys.server.requests import Eligibility
+
+
+def named_in_request(eligibility: Eligibility, snapshot: Snapshot) -> Allow | None:
+    """[n] the items that pass the filter and are not excluded by id; None if all do.
+
+    Raises:
+        InvalidArgument: the filter names an unknown feature or does not fit it.
+    """
+    allow = None
+    if eligibility.filter is not None:
+        allow = evaluate(eligibility.filter, snapshot)
+    if eligibility.exclude_item_ids:
+        allow = without(allow, snapshot.rows(eligibility.exclude_item_ids), len(snapshot))
+    return allow
+
+
+def without(allow: Allow | None, rows: Rows, n: int) -> Allow | None:
+    """The mask less some rows; UNKNOWN_ROW is no row. The mask given may be changed in place."""
+    rows = rows[rows != UNKNOWN_ROW]
+    if not len(rows):
+        return allow
+    if allow is None:
+        allow = np.ones(n, np.bool_)
+    allow[rows] = False
+    return allow
+
+
+def seen_rows(columns: Iterable[Column], snapshot: Snapshot) -> Rows:
+    """Rows of the items in the first row of list columns; items outside the catalogue give UNKNOWN_ROW."""
+    parts = [_rows_of_keys(column[0], snapshot) for column in columns if column.valid[0]]
+    return np.concatenate([np.empty(0, np.int64), *parts])
+
+
+def _rows_of_keys(keys: npt.NDArray[np.int64] | npt.NDArray[np.object_], snapshot: Snapshot) -> Rows:
+    if snapshot.key_dtype is not DType.INT64 or not len(snapshot):
+        return snapshot.rows([str(key) for key in keys])
+    rows = np.searchsorted(snapshot.ids, keys)
+    rows[rows == len(snapshot)] = 0
+    return np.where(snapshot.ids[rows] == keys, rows, UNKNOWN_ROW)

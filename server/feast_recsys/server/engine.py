@@ -1,0 +1,136 @@
+"""Retrieve, Rank and Recommend, without a transport: values in, values out, errors of `bundle.errors`.
+
+A call takes the serving state once and works on that to its end, whatever is swapped meanwhile. The user is read in
+another thread while this one looks at what the request says of items.
+"""
+
+from __future__ import annotations
+
+from feast_recsys.bundle.columns import DType
+from feast_recsys.bundle.errors import InvalidArgument
+from feast_recsys.features.settings import Serving
+from feast_recsys.server.call import Call, wrong_user_id
+from feast_recsys.server.deadline import Deadline
+from feast_recsys.server.items import best_first, candidates, complete
+from feast_recsys.server.limits import check_size, count
+from feast_recsys.server.metrics import Metrics, Stages
+from feast_recsys.server.overrides import candidate_columns, context_columns
+from feast_recsys.server.prepare import RETRIEVAL_SCORE
+from feast_recsys.server.reads import StoreReads
+from feast_recsys.server.requests import (
+    Eligibility,
+    Query,
+    Ranked,
+    RankQuery,
+    Recommended,
+    RecommendQuery,
+    Retrieved,
+    RetrieveQuery,
+)
+from feast_recsys.server.state import Need, Served, Shelf
+
+
+class Engine:
+    """Answers calls, many threads at once. For what the errors mean see `bundle.errors`.
+
+    Args:
+        shelf: Holds the bundles.
+        reads: Reads the online store.
+        serving: Limits.
+        metrics: Where times and defaults are counted.
+    """
+
+    def __init__(self, shelf: Shelf, reads: StoreReads, serving: Serving, metrics: Metrics) -> None:
+        self._shelf, self._reads, self._serving, self._metrics = shelf, reads, serving, metrics
+
+    def recommender_name(self, name: str) -> str:
+        """The recommender that a request means by this name; empty if there is none such. For metrics."""
+        state = self._shelf.held.current
+        known = list(state.recommenders) if state is not None else []
+        return name if name in known else known[0] if not name and len(known) == 1 else ""
+
+    def retrieve(self, query: RetrieveQuery, deadline: Deadline) -> Retrieved:
+        """The items nearest to the user's query vector.
+
+        Raises:
+            RecsysError: the request is wrong, or it can't be answered now.
+        """
+        call = self._open("Retrieve", query, deadline)
+        limit = self._serving.max_top_k
+        k = count(query.top_k, default=call.served.settings.candidates, limit=limit, field="top_k")
+        exclude_seen = self._check(query.eligibility, call.served)
+        read = call.begin_user(self._reads, Need(query=True, rank=False, seen=exclude_seen))
+        allow = call.allowed(query.eligibility)
+        call.read_user(read)
+        rows, scores = call.search(k, allow, exclude_seen)
+        return Retrieved(call.snapshot.ids_of(rows), scores, call.info(exclude_seen))
+
+    def rank(self, query: RankQuery, deadline: Deadline) -> Ranked:
+        """The given items in order of probability; equal ones in the order of the request.
+
+        Raises:
+            RecsysError: the request is wrong, or it can't be answered now.
+        """
+        call = self._open("Rank", query, deadline)
+        stage, n = call.served.ranking_stage(), len(query.item_ids)
+        check_size(query.item_ids, limit=self._serving.max_candidates, field="item_ids")
+        k = count(query.top_k, default=n, limit=self._serving.max_candidates, field="top_k")
+        read = call.begin_user(self._reads, Need(query=False, rank=n > 0, seen=False))
+        found = candidates(query.item_ids, call.snapshot)
+        given = candidate_columns(query.candidate_features, call.served.candidate, n, found.positions)
+        call.stages.done("candidates")
+        items = call.item_tensors(stage, found.rows, given)
+        call.read_user(read)
+        scores = call.rank(stage, items, len(found.rows))
+        order = best_first(scores, k)
+        ids = [query.item_ids[at] for at in found.positions[order].tolist()]
+        return Ranked(ids, scores[order], found.unknown, call.info())
+
+    def recommend(self, query: RecommendQuery, deadline: Deadline) -> Recommended:
+        """Both stages on one bundle and one read of the user.
+
+        Raises:
+            RecsysError: the request is wrong, or it can't be answered now.
+        """
+        call = self._open("Recommend", query, deadline)
+        stage, settings, serving = call.served.ranking_stage(), call.served.settings, self._serving
+        k = count(query.top_k, default=settings.top_k, limit=serving.max_top_k, field="top_k")
+        width = count(
+            query.candidate_count,
+            default=settings.candidates,
+            limit=serving.max_candidates,
+            field="candidate_count",
+        )
+        exclude_seen = self._check(query.eligibility, call.served)
+        read = call.begin_user(self._reads, Need(query=True, rank=True, seen=exclude_seen))
+        allow = call.allowed(query.eligibility)
+        call.read_user(read)
+        rows, nearness = call.search(width, allow, exclude_seen)
+        items = call.item_tensors(stage, rows, {RETRIEVAL_SCORE: complete(DType.FLOAT32, nearness)})
+        scores = call.rank(stage, items, len(rows))
+        order = best_first(scores, k)
+        ids = call.snapshot.ids_of(rows[order])
+        return Recommended(ids, scores[order], nearness[order], call.info(exclude_seen))
+
+    def _open(self, rpc: str, query: Query, deadline: Deadline) -> Call:
+        """What every call begins with: bundle, recommender, user and context."""
+        stages = Stages(self._metrics, rpc, deadline)
+        state = self._shelf.held.choose(query.bundle_id)
+        served = state.recommender(query.recommender)
+        try:
+            key = state.user_key.parse(query.user_id)
+        except InvalidArgument as error:
+            raise wrong_user_id(error) from error
+        context = context_columns(query.context, served.context)
+        stages.done("request")
+        return Call(state, served, key, context, deadline, stages, self._metrics)
+
+    def _check(self, eligibility: Eligibility, served: Served) -> bool:
+        """Whether to leave out seen items; refuses what can't be done."""
+        check_size(eligibility.exclude_item_ids, limit=self._serving.max_exclusions, field="exclude_item_ids")
+        if eligibility.exclude_seen and not served.settings.seen:
+            raise InvalidArgument(
+                f"exclude_seen: recommender {served.name!r} names no `seen` features, so nothing is known as seen",
+                field="exclude_seen",
+            )
+        return served.settings.exclude_seen if eligibility.exclude_seen is None else eligibility.exclude_seen

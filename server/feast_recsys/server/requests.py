@@ -1,0 +1,118 @@
+"""What the engine is asked and what it answers: small frozen values, no transport in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from feast_recsys.bundle.columns import Array
+from feast_recsys.bundle.filters import Filter
+
+Scalar = bool | int | float | str
+ContextValue = Scalar | tuple[Scalar, ...] | None
+"""A request-time value: a scalar, a list of one kind of them, or None for null."""
+
+
+class UserStatus(IntEnum):
+    """What the online store knew of the user; names and numbers of the wire contract."""
+
+    UNSPECIFIED = 0
+    KNOWN = 1
+    UNKNOWN = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """What every request has. `top_k` 0 and an empty `bundle_id` mean the default."""
+
+    recommender: str = ""
+    user_id: str
+    top_k: int = 0
+    context: Mapping[str, ContextValue] = field(default_factory=dict)
+    bundle_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eligibility:
+    """Which items may come back.
+
+    Attributes:
+        filter: None lets every item pass.
+        exclude_item_ids: As text; unknown ids are ignored.
+        exclude_seen: None means the recommender's default.
+    """
+
+    filter: Filter | None = None
+    exclude_item_ids: tuple[str, ...] = ()
+    exclude_seen: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrieveQuery(Query):
+    """The nearest items to a user. `top_k` 0 means the recommender's default."""
+
+    eligibility: Eligibility = Eligibility()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankQuery(Query):
+    """The given items in order of probability. `top_k` 0 means all.
+
+    Attributes:
+        item_ids: Candidates as text; may repeat, may be unknown.
+        candidate_features: By name: one value per candidate, [n] int64, float32 or str objects.
+    """
+
+    item_ids: tuple[str, ...]
+    candidate_features: Mapping[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecommendQuery(Query):
+    """Both stages. `top_k` and `candidate_count` 0 mean the recommender's defaults."""
+
+    candidate_count: int = 0
+    eligibility: Eligibility = Eligibility()
+
+
+@dataclass(frozen=True)
+class Info:
+    """How an answer came about. `as_of` is in unix seconds."""
+
+    bundle_id: str
+    as_of: int
+    user_status: UserStatus
+    degraded_reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """Items and their inner products, [m] float32, best first."""
+
+    item_ids: list[str]
+    scores: npt.NDArray[np.float32]
+    info: Info
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Items and their probabilities, [m] float32, best first; and the ids that the catalogue does not have."""
+
+    item_ids: list[str]
+    scores: npt.NDArray[np.float32]
+    unknown_item_ids: list[str]
+    info: Info
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """Items, their probabilities and their inner products, [m] float32 each, most probable first."""
+
+    item_ids: list[str]
+    scores: npt.NDArray[np.float32]
+    retrieval_scores: npt.NDArray[np.float32]
+    info: Info

@@ -1,0 +1,150 @@
+"""What a request works on: one bundle with everything compiled for it, and which of them are held."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from feast_recsys.bundle.columns import Column, DType
+from feast_recsys.bundle.errors import BundleNotHeld, BundleNotLoaded, InvalidArgument, UnknownRecommender
+from feast_recsys.bundle.index import Index
+from feast_recsys.bundle.runtime import LoadedGraph
+from feast_recsys.bundle.signature import Input
+from feast_recsys.bundle.store import Bundle
+from feast_recsys.features.repo import EntityKey
+from feast_recsys.features.settings import Recommender
+from feast_recsys.server.reads import Source
+
+
+class Need(NamedTuple):
+    """Which user features a call needs: those of the query encoder, of the ranker, the seen items."""
+
+    query: bool
+    rank: bool
+    seen: bool
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A value that a caller may give: the Feast reference or `request:` name it stands for, and its type."""
+
+    feature: str
+    dtype: DType
+    is_list: bool
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A graph with its inputs by side; context inputs count as the user's."""
+
+    graph: LoadedGraph
+    user_inputs: tuple[Input, ...]
+    item_inputs: tuple[Input, ...] = ()
+
+
+@dataclass(frozen=True)
+class Served:
+    """One recommender, ready to answer.
+
+    Attributes:
+        name: Its name.
+        settings: Its section.
+        query: The query encoder.
+        index: The item vectors, row by row as in the snapshot.
+        ranker: None if the recommender only retrieves.
+        sources: What to read of a user, by need; None where there is nothing to read.
+        context: What `context` may hold, by name.
+        candidate: What `candidate_features` may hold, by name.
+        unset: One row of null for each `request:` input of the user's side, by reference.
+        takes_user_id: Whether a model takes the user's id itself.
+    """
+
+    name: str
+    settings: Recommender
+    query: Stage
+    index: Index
+    ranker: Stage | None
+    sources: Mapping[Need, Source | None]
+    context: Mapping[str, Slot]
+    candidate: Mapping[str, Slot]
+    unset: Mapping[str, Column]
+    takes_user_id: bool
+
+    def ranking_stage(self) -> Stage:
+        """The ranker.
+
+        Raises:
+            InvalidArgument: the recommender only retrieves.
+        """
+        if self.ranker is None:
+            raise InvalidArgument(
+                f"recommender {self.name!r} only retrieves: its settings say `ranking: null`, or its bundle holds no "
+                "ranking model; call Retrieve",
+                field="recommender",
+            )
+        return self.ranker
+
+
+@dataclass(frozen=True)
+class ServingState:
+    """A bundle and all that was compiled for it. Immutable: a request takes the reference once."""
+
+    bundle: Bundle
+    user_key: EntityKey
+    recommenders: Mapping[str, Served]
+
+    def recommender(self, name: str) -> Served:
+        """The recommender of that name; the only one for the empty name.
+
+        Raises:
+            UnknownRecommender: there is none; lists those that exist.
+            InvalidArgument: the name is empty and there are several.
+        """
+        known = ", ".join(sorted(self.recommenders))
+        if name in self.recommenders:
+            return self.recommenders[name]
+        if name:
+            raise UnknownRecommender(
+                f"no recommender {name!r}; there are: {known}", field="recommender", metadata={"recommenders": known}
+            )
+        if len(self.recommenders) > 1:
+            raise InvalidArgument(
+                f"recommender is empty, but there are several: {known}",
+                field="recommender",
+                metadata={"recommenders": known},
+            )
+        return next(iter(self.recommenders.values()))
+
+
+@dataclass(frozen=True)
+class Held:
+    """The bundle that answers, and the one before it."""
+
+    current: ServingState | None = None
+    previous: ServingState | None = None
+
+    def choose(self, bundle_id: str) -> ServingState:
+        """The state for a request that names a bundle, or none.
+
+        Raises:
+            BundleNotLoaded: nothing is held yet.
+            BundleNotHeld: that bundle is not held; gives the current one.
+        """
+        if self.current is None:
+            raise BundleNotLoaded("no bundle is loaded yet; run `feast-recsys materialize`, or see the server's log")
+        for state in (self.current, self.previous):
+            if state is not None and bundle_id in ("", state.bundle.id):
+                return state
+        raise BundleNotHeld(
+            f"bundle {bundle_id!r} is not held; the current one is {self.current.bundle.id!r}: retrieve again",
+            field="bundle_id",
+            metadata={"current_bundle_id": self.current.bundle.id},
+        )
+
+
+class Shelf:
+    """The one mutable reference of the server: readers take `held` once, writers replace it whole."""
+
+    def __init__(self) -> None:
+        self.held = Held()

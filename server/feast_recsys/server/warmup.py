@@ -1,0 +1,54 @@
+"""The first runs of a bundle's graphs, before any request: smallest and largest batch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from feast_recsys.bundle.columns import Array
+from feast_recsys.bundle.errors import InvalidSignature
+from feast_recsys.bundle.signature import Input
+from feast_recsys.server.state import Served, ServingState, Stage
+
+
+def warm_up(state: ServingState, *, candidates: int) -> None:
+    """Runs every graph on defaults, with the shortest and the longest lists, and searches the index.
+
+    Args:
+        state: What is about to be served.
+        candidates: Size of the largest batch.
+
+    Raises:
+        InvalidSignature: a graph fails on its own defaults, gives another shape than its role demands, or NaN.
+    """
+    for served in state.recommenders.values():
+        for longest in (False, True):
+            query = _run(served, served.query, 1, longest, (1, served.index.dimension))
+            served.index.search(query, candidates)
+            if served.ranker is not None:
+                for n in (1, candidates):
+                    _run(served, served.ranker, n, longest, (n,))
+
+
+def _run(served: Served, stage: Stage, n: int, longest: bool, shape: tuple[int, ...]) -> Array:
+    graph = stage.graph.graph
+    tensors = {i.name: _defaults(i, 1, longest) for i in stage.user_inputs}
+    tensors |= {i.name: _defaults(i, n, longest) for i in stage.item_inputs}
+    where = f"the {graph.role.value} of recommender {served.name!r} ({graph.file})"
+    try:
+        result = stage.graph.run(tensors)
+    except Exception as error:  # ONNX Runtime has no common base class for its errors
+        raise InvalidSignature(f"{where} fails on the defaults of its signature: {error}", field=graph.file) from error
+    if result.shape != shape or result.dtype != np.float32:
+        raise InvalidSignature(
+            f"{where} gives {result.dtype} {list(result.shape)}, where its role demands float32 {list(shape)}",
+            field=graph.file,
+        )
+    if not np.isfinite(result).all():
+        raise InvalidSignature(f"{where} gives NaN or infinity on the defaults of its signature", field=graph.file)
+    return result
+
+
+def _defaults(spec: Input, n: int, longest: bool) -> Array:
+    if spec.max_length is None:
+        return np.full(n, spec.default, spec.dtype.numpy)
+    return np.full((n, spec.max_length if longest else 1), spec.pad, spec.dtype.numpy)

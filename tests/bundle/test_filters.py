@@ -1,0 +1,228 @@
+"""Filters mean what a plain-Python reading of them means, and what has no meaning is named by its path."""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feast_recsys.bundle.columns import Column, DType
+from feast_recsys.bundle.errors import InvalidArgument
+from feast_recsys.bundle.filters import Comparison, Compound, evaluate, parse_filter
+from feast_recsys.bundle.snapshot import open_snapshot, write_snapshot
+
+# Small pools, so that operands meet values; the large integers are those that a float64 can't tell apart.
+POOLS = {
+    DType.INT64: [0, 1, 2, -3, 2**53, 2**53 + 1, -(2**63), 2**63 - 1],
+    DType.FLOAT32: [0.0, 0.5, -1.5, float(np.float32(3.4e38)), float(np.float32(0.1))],
+    DType.BOOL: [True, False],
+    DType.STRING: ["", "a", "b", "ab", "é", "Z"],
+}
+OPERANDS = {
+    **POOLS,
+    DType.INT64: [*POOLS[DType.INT64], 0.5, 1.0, -2.5, float(2**53), 2.0**63, 1e300, 2**70, float("inf"), -(2**70)],
+    DType.FLOAT32: [*POOLS[DType.FLOAT32], 0, 1, 0.25, 1e39, -(10**400), float("-inf")],
+}
+FEATURES = {f"view:{d.value}{'s' if many else ''}": (d, many) for d in DType for many in (False, True)}
+ORDER = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
+
+
+@st.composite
+def catalogues(draw):
+    n = draw(st.integers(0, 6))
+    table = {}
+    for reference, (dtype, many) in FEATURES.items():
+        value = st.sampled_from(POOLS[dtype])
+        table[reference] = draw(
+            st.lists(st.none() | (st.lists(value, max_size=3) if many else value), min_size=n, max_size=n)
+        )
+    return n, table
+
+
+@st.composite
+def comparisons(draw):
+    reference = draw(st.sampled_from(list(FEATURES)))
+    dtype, many = FEATURES[reference]
+    kinds = ["eq", "ne", "in", "nin"]
+    if not many and dtype is not DType.BOOL:
+        kinds += list(ORDER)
+    kind, operand = draw(st.sampled_from(kinds)), st.sampled_from(OPERANDS[dtype])
+    value = draw(st.lists(operand, max_size=3)) if kind in ("in", "nin") else draw(operand)
+    return {"type": kind, "key": reference, "value": value}
+
+
+def compounds(children):
+    several = st.lists(children, min_size=1, max_size=3)
+    return st.one_of(
+        st.builds(lambda f: {"type": "and", "filters": f}, several),
+        st.builds(lambda f: {"type": "or", "filters": f}, several),
+        st.builds(lambda f: {"type": "not", "filters": [f]}, children),
+    )
+
+
+TREES = st.recursive(comparisons(), compounds, max_leaves=6)
+
+
+def as_feature(operand, dtype):
+    """Operands of a float32 feature are rounded as the feature was; beyond its range they are infinite."""
+    if dtype is DType.FLOAT32:
+        if abs(operand) > float(np.finfo(np.float32).max):
+            return float("inf") if operand > 0 else float("-inf")
+        return float(np.float32(operand))
+    return operand
+
+
+def passes(tree, row) -> bool:
+    """The oracle, for one item: Python's own exact comparisons."""
+    if tree["type"] == "and":
+        return all(passes(f, row) for f in tree["filters"])
+    if tree["type"] == "or":
+        return any(passes(f, row) for f in tree["filters"])
+    if tree["type"] == "not":
+        return not passes(tree["filters"][0], row)
+    dtype, many = FEATURES[tree["key"]]
+    kind, value, have = tree["type"], tree["value"], row[tree["key"]]
+    if kind in ORDER:
+        return have is not None and ORDER[kind](have, as_feature(value, dtype))
+    operands = [as_feature(o, dtype) for o in (value if kind in ("in", "nin") else [value])]
+    elements = [] if have is None else have if many else [have]
+    member = any(element == o for element in elements for o in operands)
+    return member if kind in ("eq", "in") else not member
+
+
+def snapshot_of(folder, n, table):
+    columns = {
+        reference: Column.of(FEATURES[reference][0], items, is_list=FEATURES[reference][1])
+        for reference, items in table.items()
+    }
+    write_snapshot(folder, np.arange(n), columns)
+    return open_snapshot(folder)
+
+
+@settings(deadline=None, max_examples=300)
+@given(catalogues(), TREES)
+def test_a_filter_passes_what_plain_python_passes(tmp_path_factory, catalogue, tree):
+    n, table = catalogue
+    snapshot = snapshot_of(tmp_path_factory.mktemp("snapshot"), n, table)
+    mask = evaluate(parse_filter(tree), snapshot)
+    oracle = [passes(tree, {reference: items[row] for reference, items in table.items()}) for row in range(n)]
+    assert mask.dtype == np.bool_
+    assert mask.tolist() == oracle
+
+
+@pytest.fixture(scope="module")
+def movies(tmp_path_factory):
+    table = {
+        "view:int64": [1990, 2000, None],
+        "view:float32": [0.1, 0.5, None],
+        "view:bool": [True, False, None],
+        "view:string": ["Alien", "Brazil", None],
+        "view:int64s": [[1, 2], [], None],
+        "view:float32s": [[0.1], [], None],
+        "view:bools": [[True], [], None],
+        "view:strings": [["Horror", "Drama"], ["Comedy"], None],
+    }
+    return snapshot_of(tmp_path_factory.mktemp("movies"), 3, table)
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value", "mask"),
+    [
+        ("eq", "view:strings", "Drama", [True, False, False]),
+        ("ne", "view:strings", "Drama", [False, True, True]),
+        ("in", "view:strings", ["Comedy", "Drama"], [True, True, False]),
+        ("nin", "view:strings", ["Comedy", "Drama"], [False, False, True]),
+        ("gte", "view:int64", 2000, [False, True, False]),
+        ("lt", "view:int64", 2000.0, [True, False, False]),
+        ("lt", "view:string", "B", [True, False, False]),
+        ("eq", "view:float32", 0.1, [True, False, False]),
+        ("lte", "view:float32", 0.1, [True, False, False]),
+        ("eq", "view:bool", False, [False, True, False]),
+        ("ne", "view:bool", False, [True, False, True]),
+        ("in", "view:int64", [], [False, False, False]),
+        ("nin", "view:int64", [], [True, True, True]),
+        ("gt", "view:int64", float("nan"), [False, False, False]),
+    ],
+)
+def test_examples(movies, kind, key, value, mask):
+    assert evaluate(Comparison(kind, key, value), movies).tolist() == mask
+
+
+WRONG = [
+    (
+        Comparison("eq", "view:x", 1),
+        "filter.comparison.key",
+        "no item feature 'view:x'; there are: view:int64",
+    ),
+    (Comparison("like", "view:string", "a"), "filter.comparison.type", "unknown type 'like'"),
+    (Comparison("eq", "view:int64", "1990"), "filter.comparison.value", "view:int64 is int64"),
+    (Comparison("eq", "view:int64", True), "filter.comparison.value", "view:int64 is int64"),
+    (Comparison("eq", "view:float32", "x"), "filter.comparison.value", "view:float32 is float32"),
+    (Comparison("eq", "view:bool", 1), "filter.comparison.value", "view:bool is bool"),
+    (Comparison("eq", "view:string", 1), "filter.comparison.value", "view:string is string"),
+    (Comparison("eq", "view:string", None), "filter.comparison.value", "view:string is string"),
+    (Comparison("in", "view:string", ("a", 1)), "filter.comparison.value[1]", "view:string is string"),
+    (Comparison("in", "view:string", "a"), "filter.comparison.value", "takes a list"),
+    (Comparison("eq", "view:string", ("a",)), "filter.comparison.value", "takes a single value"),
+    (Comparison("gt", "view:int64", (1,)), "filter.comparison.value", "takes a single value"),
+    (Comparison("gt", "view:bool", True), "filter.comparison.type", "is a truth value"),
+    (Comparison("gt", "view:int64s", 1), "filter.comparison.type", "is a list"),
+    (Compound("and", ()), "filter.compound.filters", "at least one filter"),
+    (Compound("or", ()), "filter.compound.filters", "at least one filter"),
+    (Compound("not", ()), "filter.compound.filters", "exactly one filter"),
+    (Compound("not", (Comparison("eq", "view:bool", True),) * 2), "filter.compound.filters", "exactly one filter"),
+    (Compound("xor", (Comparison("eq", "view:bool", True),)), "filter.compound.type", "unknown type 'xor'"),
+]
+
+
+@pytest.mark.parametrize(("condition", "field", "message"), WRONG)
+def test_what_has_no_meaning_is_named_by_its_path(movies, condition, field, message):
+    with pytest.raises(InvalidArgument, match=message) as caught:
+        evaluate(condition, movies)
+    assert caught.value.field == field
+
+
+def test_a_path_leads_through_the_tree(movies):
+    good, bad = Comparison("eq", "view:bool", True), Comparison("eq", "view:bool", "yes")
+    tree = Compound("or", (good, Compound("not", (bad,))))
+    with pytest.raises(InvalidArgument) as caught:
+        evaluate(tree, movies)
+    assert caught.value.field == "filter.compound.filters[1].compound.filters[0].comparison.value"
+
+
+@pytest.mark.parametrize(
+    ("document", "field"),
+    [
+        ("a", "filter"),
+        ({}, "filter"),
+        ({"type": "like", "key": "a", "value": 1}, "filter.type"),
+        ({"type": ["eq"], "key": "a", "value": 1}, "filter.type"),
+        ({"type": "eq", "key": "a"}, "filter"),
+        ({"type": "and", "filters": {}}, "filter.filters"),
+        ({"type": "and", "filters": [{"type": "not", "filters": [7]}]}, "filter.filters[0].filters[0]"),
+    ],
+)
+def test_json_of_another_shape_is_named_by_its_path(document, field):
+    with pytest.raises(InvalidArgument) as caught:
+        parse_filter(document)
+    assert caught.value.field == field
+
+
+def test_depth_is_limited(movies):
+    def nested(depth):
+        tree = {"type": "eq", "key": "view:bool", "value": True}
+        for _ in range(depth):
+            tree = {"type": "not", "filters": [tree]}
+        return tree
+
+    assert evaluate(parse_filter(nested(32)), movies).tolist() == [True, False, False]
+    with pytest.raises(InvalidArgument, match="nested more than 32 deep"):
+        parse_filter(nested(33))
+    tree = Comparison("eq", "view:bool", True)
+    for _ in range(33):
+        tree = Compound("not", (tree,))
+    with pytest.raises(InvalidArgument, match="nested more than 32 deep"):
+        evaluate(tree, movies)

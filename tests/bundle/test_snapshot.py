@@ -1,0 +1,191 @@
+"""A snapshot gives back what was written, finds ids only as they are, and copies nothing into memory on opening."""
+
+from __future__ import annotations
+
+import mmap
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feast_recsys.bundle.columns import Column, DType, FieldStatus
+from feast_recsys.bundle.errors import CorruptArtifact
+from feast_recsys.bundle.snapshot import UNKNOWN_ROW, open_snapshot, write_snapshot
+
+ELEMENTS = {
+    DType.INT64: st.integers(-(2**63), 2**63 - 1),
+    DType.FLOAT32: st.floats(width=32, allow_nan=False),
+    DType.BOOL: st.booleans(),
+    DType.STRING: st.text(max_size=5),
+}
+INT_IDS = st.lists(st.integers(-(2**63), 2**63 - 1), unique=True, max_size=8)
+TEXT_IDS = st.lists(st.text(min_size=1, max_size=5).filter(lambda t: not t.endswith("\0")), unique=True, max_size=8)
+FEATURES = [(f"view:{d.value}{'s' if many else ''}", d, many) for d in DType for many in (False, True)]
+
+
+def write(folder, ids, columns):
+    keys = np.array(ids, np.int64) if ids and isinstance(ids[0], int) else np.array(ids, object)
+    write_snapshot(folder, keys, columns)
+    return open_snapshot(folder)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_columns_come_back_as_they_were(tmp_path_factory, data):
+    ids = sorted(data.draw(st.one_of(INT_IDS, TEXT_IDS)))
+    stamps = np.arange(len(ids), dtype=np.int64) * 10
+    items, columns = {}, {}
+    for reference, dtype, many in FEATURES:
+        value = st.lists(ELEMENTS[dtype], max_size=3) if many else ELEMENTS[dtype]
+        items[reference] = data.draw(st.lists(st.none() | value, min_size=len(ids), max_size=len(ids)))
+        columns[reference] = Column.of(dtype, items[reference], is_list=many, timestamps=stamps)
+    snapshot = write(tmp_path_factory.mktemp("snapshot"), ids, columns)
+    assert snapshot.references == tuple(columns)
+    assert len(snapshot) == len(ids)
+    for reference, dtype, many in FEATURES:
+        column = snapshot.column(reference)
+        assert (snapshot.dtype(reference), snapshot.is_list(reference)) == (dtype, many)
+        assert column.to_list() == items[reference]
+        assert column.values.dtype == dtype.numpy
+        assert column.status.tolist() == columns[reference].status.tolist()
+        assert column.timestamps.tolist() == stamps.tolist()
+        assert snapshot.valid(reference).tolist() == columns[reference].valid.tolist()
+    if ids:
+        rows = np.array(data.draw(st.lists(st.integers(0, len(ids) - 1), max_size=10)), np.int64)
+        for reference, _, _ in FEATURES:
+            assert snapshot.gather(reference, rows).to_list() == [items[reference][row] for row in rows]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.one_of(INT_IDS, TEXT_IDS), st.lists(st.text(max_size=6)))
+def test_every_id_has_its_row_and_other_text_has_none(tmp_path_factory, unsorted, others):
+    ids = sorted(unsorted)
+    snapshot = write(tmp_path_factory.mktemp("snapshot"), ids, {})
+    texts = [str(i) for i in ids]
+    oracle = {text: row for row, text in enumerate(texts)}
+    wanted = [*texts, *others, *texts[::-1]]
+    assert snapshot.rows(wanted).tolist() == [oracle.get(text, UNKNOWN_ROW) for text in wanted]
+    everything = np.arange(len(ids))
+    assert snapshot.ids_of(everything) == texts
+    assert snapshot.keys_of(everything).tolist() == ids
+
+
+@pytest.mark.parametrize("text", ["007", "+7", " 7", "7 ", "7.0", "7_0", "\u0667", "", "-", "0x7", "9" * 20, "x"])
+def test_only_the_plain_form_of_an_integer_id_counts(tmp_path, text):
+    snapshot = write(tmp_path, [7, 70], {})
+    assert snapshot.rows([text]).tolist() == [UNKNOWN_ROW]
+
+
+@pytest.mark.parametrize("text", ["abcd", "abc\0", "ab", "ABC", "", "abc ", "é" * 3])
+def test_a_longer_padded_or_similar_string_is_another_id(tmp_path, text):
+    snapshot = write(tmp_path, ["abc", "xyz"], {})
+    assert snapshot.rows([text, "abc"]).tolist() == [UNKNOWN_ROW, 0]
+
+
+def test_no_ids_have_no_rows(tmp_path):
+    assert write(tmp_path, [7], {}).rows([]).tolist() == []
+
+
+@pytest.mark.parametrize("ids", [np.empty(0, np.int64), np.empty(0, object)], ids=["integers", "strings"])
+def test_an_empty_catalogue_is_a_catalogue(tmp_path, ids):
+    columns = {reference: Column.of(dtype, [], is_list=many) for reference, dtype, many in FEATURES}
+    write_snapshot(tmp_path, ids, columns)
+    snapshot = open_snapshot(tmp_path)
+    assert len(snapshot) == 0
+    assert snapshot.key_dtype is (DType.INT64 if ids.dtype == np.int64 else DType.STRING)
+    assert snapshot.rows(["7"]).tolist() == [UNKNOWN_ROW]
+    assert snapshot.ids_of(np.empty(0, np.int64)) == []
+    for reference, dtype, many in FEATURES:
+        column = snapshot.column(reference)
+        assert (column.to_list(), column.dtype, column.is_list) == ([], dtype, many)
+        assert snapshot.valid(reference).tolist() == []
+
+
+def test_one_view_has_one_timestamp_per_item(tmp_path):
+    first = Column.of(DType.INT64, [1, 2], timestamps=np.array([5, 6]))
+    other = Column.of(DType.INT64, [1, 2], timestamps=np.array([7, 8]))
+    snapshot = write(tmp_path, [1, 2], {"a:x": first, "a:y": first, "b:x": other})
+    assert snapshot.column("a:y").timestamps.tolist() == [5, 6]
+    assert snapshot.column("b:x").timestamps.tolist() == [7, 8]
+
+
+def test_statuses_and_usability_are_kept_apart(tmp_path):
+    status = np.array([FieldStatus.OUTSIDE_MAX_AGE, FieldStatus.NOT_FOUND], np.uint8)
+    column = Column(DType.INT64, np.array([5, 0]), status, np.array([True, False]), np.zeros(2, np.int64))
+    snapshot = write(tmp_path, [1, 2], {"a:x": column})
+    assert snapshot.column("a:x").status.tolist() == status.tolist()
+    assert snapshot.column("a:x").to_list() == [5, None]
+
+
+def test_an_unknown_feature_is_a_key_error(tmp_path):
+    snapshot = write(tmp_path, [1], {"a:x": Column.of(DType.INT64, [1])})
+    with pytest.raises(KeyError):
+        snapshot.column("a:y")
+
+
+@pytest.mark.parametrize("ids", [[2, 1], [1, 1], ["b", "a"], ["a", "a"]])
+def test_ids_are_ascending_and_distinct(tmp_path, ids):
+    with pytest.raises(ValueError, match="ascending and distinct"):
+        write(tmp_path, ids, {})
+
+
+@pytest.mark.parametrize("ids", [["", "a"], ["a\0"]])
+def test_ids_that_a_file_of_fixed_width_would_change_are_refused(tmp_path, ids):
+    with pytest.raises(ValueError, match="empty or ends in NUL"):
+        write(tmp_path, ids, {})
+
+
+def test_columns_have_a_row_per_item(tmp_path):
+    with pytest.raises(ValueError, match="a:x has 1 rows for 2 items"):
+        write(tmp_path, [1, 2], {"a:x": Column.of(DType.INT64, [1])})
+
+
+def test_files_are_mapped_not_read(tmp_path):
+    n = 200_000
+    columns = {
+        "a:number": Column.of(DType.FLOAT32, np.arange(n, dtype=np.float32).tolist()),
+        "a:numbers": Column(DType.INT64, np.arange(n), np.ones(n, np.uint8), np.ones(n, bool), np.zeros(n, np.int64),
+                            np.arange(n + 1)),
+    }  # fmt: skip
+    write_snapshot(tmp_path, np.arange(n), columns)
+    before = pa.total_allocated_bytes()
+    snapshot = open_snapshot(tmp_path)
+    column, numbers = snapshot.arrow("a:number"), snapshot.arrow("a:numbers")
+    assert pa.total_allocated_bytes() - before < n  # one byte per row would already be a copy
+    assert column.to_numpy(zero_copy_only=True)[-1] == n - 1
+    assert numbers.values.to_numpy(zero_copy_only=True)[-1] == n - 1
+    base = snapshot.ids
+    while isinstance(base, np.ndarray):
+        base = base.base
+    assert isinstance(base, mmap.mmap)
+
+
+@pytest.mark.parametrize("name", ["ids.npy", "features.arrow"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "garbage", "cut"])
+def test_a_broken_file_is_refused_by_name(tmp_path, name, damage):
+    write(tmp_path, list(range(100)), {"a:x": Column.of(DType.INT64, list(range(100)))})
+    path = tmp_path / name
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes({"empty": b"", "garbage": b"garbage" * 100, "cut": content[: len(content) // 2]}[damage])
+    with pytest.raises(CorruptArtifact, match=name.replace(".", r"\.")):
+        open_snapshot(tmp_path)
+
+
+def test_files_of_two_snapshots_do_not_fit(tmp_path):
+    for name, n in [("a", 2), ("b", 3)]:
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, list(range(n)), {"a:x": Column.of(DType.INT64, list(range(n)))})
+    (tmp_path / "a" / "ids.npy").write_bytes((tmp_path / "b" / "ids.npy").read_bytes())
+    with pytest.raises(CorruptArtifact, match=r"features\.arrow has 2 rows for 3 ids"):
+        open_snapshot(tmp_path / "a")
+
+
+def test_ids_of_another_type_are_no_snapshot(tmp_path):
+    write(tmp_path, [1], {})
+    np.save(tmp_path / "ids.npy", np.zeros((1, 2)))
+    with pytest.raises(CorruptArtifact, match=r"ids\.npy holds \(1, 2\) float64"):
+        open_snapshot(tmp_path)
