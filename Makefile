@@ -32,7 +32,7 @@ serve: $(STAMP) ## Keep the demo's server up
 	@$(BIN)/feast-recsys -c $(REPO) serve
 
 test: $(STAMP) redis ## Run all tests, on SQLite and on a real Redis
-	@$(BIN)/python -m pytest -q -n 2
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(STAMP) ## Lint, format check, types, room rules
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check -q . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from support.torch_modules import Source, ranking_source, retrieval_source
 from torch import Tensor, nn
 
 from feast_recsys.bundle.columns import DType
-from feast_recsys.bundle.errors import ParityFailed
+from feast_recsys.bundle.errors import InvalidSignature, ParityFailed
 from feast_recsys.bundle.signature import Graph, Input, Role, Side, Signature, Stage
 from feast_recsys.bundle.vocabulary import Vocabulary
 from feast_recsys.exporters.cases import Sampler
@@ -84,18 +85,15 @@ class _UnboundedIndex(_Ranker):
         return self.squash(self.table(item) + self.counts(count))
 
 
-class _OnlyOneUser(_Ranker):
-    """Gives as many rows as the user inputs have."""
-
-    def forward(self, item: Tensor, history: Tensor) -> Tensor:
-        keep = torch.ones(item.shape[0] if item.shape[0] < 40 else 40)
-        return self.squash(self.table(item)[: keep.shape[0]])
-
-
 @pytest.mark.parametrize(
     ("module", "inputs", "message", "field"),
     [
-        (_BranchOnSize(), (ITEM,), r"case 'batch 50': torch and ONNX differ by 0\.\d+, allowed is 1e-05", "ranker"),
+        (
+            _BranchOnSize(),
+            (ITEM,),
+            r"case 'batch 50 of defaults and empty lists': torch and ONNX differ by 0\.\d+, allowed is 1e-05",
+            "ranker",
+        ),
         (
             _MixesRows(),
             (ITEM,),
@@ -118,8 +116,8 @@ class _OnlyOneUser(_Ranker):
         (
             _Logarithm(),
             (ITEM, RATING),
-            r"case 'batch \d.*': the output is not finite; clamp the input inside forward\(\)",
-            "ranker",
+            r"case 'item_stats:rating = -1000\.0': the output is not finite; clamp inputs and counts inside",
+            "item_stats:rating",
         ),
         (
             _UnboundedIndex(),
@@ -203,6 +201,12 @@ def test_probes_are_values_that_are_tried_too(tmp_path: Path) -> None:
         _export_ranker(_Steep(), (ITEM, RATING), tmp_path / "m", probes={"item_stats:rating": [123.456]})
 
 
+@pytest.mark.parametrize("feature", ["item_stats:nothing", "entity:item_id"])
+def test_probes_of_what_is_no_number_are_refused(feature: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidSignature, match=rf"values to try for {feature}, which is no number of m; those are \["):
+        _export_ranker(_Steep(), (ITEM, RATING), tmp_path / "m", probes={feature: [1.0]})
+
+
 class _Vectors(nn.Module):
     """Linear in a number: large values give large vectors."""
 
@@ -218,6 +222,22 @@ class _Vectors(nn.Module):
 class _Square(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.stack([x, x * x, torch.ones_like(x)], dim=-1)
+
+
+class _Same(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def test_a_width_that_follows_the_list_is_refused(tmp_path: Path) -> None:
+    listed = dataclasses.replace(_number(Side.USER)[0], max_length=2, pad=0.0)
+    graphs = {
+        Role.QUERY_ENCODER: Graph(Role.QUERY_ENCODER, (listed,), "out"),
+        Role.ITEM_ENCODER: Graph(Role.ITEM_ENCODER, _number(Side.ITEM), "out"),
+    }
+    modules: dict[Role, nn.Module] = {Role.QUERY_ENCODER: _Same(), Role.ITEM_ENCODER: _Square()}
+    with pytest.raises(ParityFailed, match=r"torch gives shape \[1, 1\], not \[1, 2\]"):
+        export_model(modules, Signature("m", Stage.RETRIEVAL, graphs, 2), {}, tmp_path / "m")
 
 
 def _number(side: Side) -> tuple[Input, ...]:

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from onnx import TensorProto
+from onnx import helper as oh
 from support.torch_modules import Source
 from torch import Tensor, nn
 from torch.nn import functional
@@ -55,6 +57,11 @@ class _Item(_Base):
 class _ItemAndAge(_Base):
     def forward(self, item: Tensor, age: Tensor) -> Tensor:
         return torch.sigmoid(self.table(item).sum(-1) + age.clamp(0, 100) / 100)
+
+
+class _Counts(_Base):
+    def forward(self, item: Tensor, history: Tensor) -> Tensor:
+        return torch.sigmoid(self.table(item).sum(-1) / (history != 0).sum(1).clamp(min=1))
 
 
 class _Masked(_Base):
@@ -114,7 +121,7 @@ def test_a_name_that_keyword_modules_ask_for_and_do_not_get(tmp_path: Path) -> N
         (_Item(rows=4), (ITEM,), "entity:item_id", "row 0 only, so give the embedding as many rows as len(vocabulary)"),
         (_Item(), (dataclasses.replace(ITEM, vocabulary=None),), "entity:item_id", "zeros, so keep values inside"),
         (
-            _Masked(),
+            _Counts(),
             (ITEM, dataclasses.replace(HISTORY, max_length=None)),
             "user_history:item_ids",
             "[batch, length], so give max_length",
@@ -262,12 +269,17 @@ class _Together(_Base):
         return torch.sigmoid((self.table(item) * mean).sum(-1))
 
 
-def test_lists_that_must_be_equally_long_are_refused_unless_padded_inside(tmp_path: Path) -> None:
-    with pytest.raises(InvalidSignature) as caught:
-        _export(_Together(None), ITEM, HISTORY, dataclasses.replace(RATINGS, max_length=8), folder=tmp_path / "a")
-    assert "user_history:" in caught.value.message
-    _export(_Together(8), ITEM, HISTORY, RATINGS, folder=tmp_path / "b")
-    _, graphs = load_model(tmp_path / "b")
+@pytest.mark.parametrize("longest", [2, 8])
+def test_lists_that_must_be_equally_long_are_refused(longest: int, tmp_path: Path) -> None:
+    lists = (dataclasses.replace(spec, max_length=longest) for spec in (HISTORY, RATINGS))
+    error = _refused(_Together(None), ITEM, *lists, folder=tmp_path)
+    assert error.message.startswith("ranker: user_history:ratings (input 'ratings'): forward() needs it as long as")
+    assert "user_history:item_ids" in error.message
+
+
+def test_lists_that_are_padded_inside_may_have_any_lengths(tmp_path: Path) -> None:
+    _export(_Together(8), ITEM, HISTORY, RATINGS, folder=tmp_path / "m")
+    _, graphs = load_model(tmp_path / "m")
     feed = {"item": np.array([3, 5]), "history": np.array([[7, 9, 3]]), "ratings": np.array([[1.0]], np.float32)}
     assert graphs["ranker"].run(feed).shape == (2,)
 
@@ -293,6 +305,13 @@ def test_what_torch_can_not_translate_is_told_in_one_line(
     assert "\n" not in error.message
     assert error.__cause__ is not None
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_input_that_the_exporter_loses_is_missed() -> None:
+    value = oh.make_tensor_value_info(trace.OUTPUT, TensorProto.FLOAT, ["n"])
+    graph = oh.make_graph([], "traced", [], [value])
+    with pytest.raises(InvalidSignature, match=r"entity:item_id \(input 'item'\) got lost in the export"):
+        trace.check_dimensions(oh.make_model(graph), Graph(Role.RANKER, (ITEM,), "score"))
 
 
 def test_inputs_named_like_operators_and_like_each_other_export(tmp_path: Path) -> None:

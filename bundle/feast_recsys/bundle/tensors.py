@@ -56,6 +56,12 @@ def to_tensors(columns: Mapping[str, Column], inputs: Sequence[Input]) -> dict[s
     return tensors
 
 
+def converts(have: DType, want: DType) -> bool:
+    """Whether values of one type may fill an input of the other: the same, or a number or truth value made wider."""
+    widening = {(DType.INT64, DType.FLOAT32), (DType.BOOL, DType.INT64), (DType.BOOL, DType.FLOAT32)}
+    return have is want or (have, want) in widening
+
+
 def _fill(column: Column, spec: Input) -> Array:
     values = column.values.astype(spec.dtype.numpy)
     usable = column.valid
@@ -81,8 +87,7 @@ def _pad(column: Column, spec: Input) -> Array:
 
 
 def _check_dtype(have: DType, spec: Input) -> None:
-    widening = {(DType.INT64, DType.FLOAT32), (DType.BOOL, DType.INT64), (DType.BOOL, DType.FLOAT32)}
-    if have is not spec.dtype and (have, spec.dtype) not in widening:
+    if not converts(have, spec.dtype):
         raise InvalidSignature(
             f"{spec.feature} is {have.value} in Feast but input {spec.name!r} declares {spec.dtype.value}; "
             "declare the dtype that Feast has",

@@ -91,19 +91,20 @@ class Sampler:
 
     def cases(self) -> Iterator[Case]:
         """All cases of the graph."""
-        yield from self._sizes()
+        # What is about one feature alone comes first, all else at its default, so that a failure names the culprit.
         yield from self._absent()
+        for spec in self._graph.inputs:
+            if spec.vocabulary is None:
+                yield from self._numbers(spec)
+        numbers = [s for s in self._graph.inputs if s.vocabulary is None and s.dtype is not DType.BOOL]
+        for value in (0, 1, -1, 10**6, -(10**6), 10**9, -(10**9)) if numbers else ():
+            feed = self.feed(FEW, 3)
+            feed |= {s.name: np.full_like(feed[s.name], value) for s in numbers}
+            yield Case(f"all numbers {value}", feed, FEW)
+        yield from self._sizes()
         for spec in self._graph.inputs:
             if spec.vocabulary is not None:
                 yield from self._keys(spec)
-            else:
-                yield from self._numbers(spec)
-        for value in (0, 1, -1, 10**6, -(10**6), 10**9, -(10**9)):
-            numbers = [s for s in self._graph.inputs if s.vocabulary is None and s.dtype is not DType.BOOL]
-            if numbers:
-                feed = self.feed(FEW, 3)
-                feed |= {s.name: np.full_like(feed[s.name], value) for s in numbers}
-                yield Case(f"all numbers {value}", feed, FEW)
 
     def _sizes(self) -> Iterator[Case]:
         longest = max((s.max_length or 0 for s in self._graph.inputs), default=0)
@@ -115,11 +116,7 @@ class Sampler:
 
     def _absent(self) -> Iterator[Case]:
         for batch in BATCHES:
-            feed = {}
-            for spec in self._graph.inputs:
-                shape = self._shape(spec, batch, 1)
-                feed[spec.name] = _full(spec, shape, spec.pad if spec.is_list else spec.default)
-            yield Case(f"batch {batch} of defaults and empty lists", feed, batch)
+            yield Case(f"batch {batch} of defaults and empty lists", self._defaults(batch), batch)
         for spec in self._graph.inputs:
             if spec.max_length is None:
                 continue
@@ -127,6 +124,12 @@ class Sampler:
                 feed = self.feed(FEW, 3)
                 feed[spec.name] = _full(spec, self._shape(spec, FEW, length), spec.pad)
                 yield Case(f"{spec.feature} empty, padded to {length}", feed, FEW, spec.feature)
+
+    def _defaults(self, batch: int) -> dict[str, Array]:
+        return {
+            spec.name: _full(spec, self._shape(spec, batch, 1), spec.pad if spec.is_list else spec.default)
+            for spec in self._graph.inputs
+        }
 
     def _keys(self, spec: Input) -> Iterator[Case]:
         single = single_row(self._graph.role, spec)
@@ -147,8 +150,8 @@ class Sampler:
         ordinary = (*_EXTREMES[spec.dtype], *self._probes.get(spec.feature, ()))
         for limit, values in ((False, ordinary), (True, _LIMITS[spec.dtype])):
             for value in values:
-                feed = self.feed(FEW, 3)
-                feed[spec.name] = _full(spec, feed[spec.name].shape, value)
+                feed = self._defaults(FEW)
+                feed[spec.name] = _full(spec, self._shape(spec, FEW, 3), value)
                 yield Case(f"{spec.feature} = {value!r}", feed, FEW, spec.feature, limit)
 
     def _draw(self, spec: Input, batch: int, length: int) -> Array:

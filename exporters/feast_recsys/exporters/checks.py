@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 
 import torch
@@ -14,6 +14,7 @@ from feast_recsys.bundle.errors import InvalidSignature
 from feast_recsys.bundle.signature import Graph, Input, Role, Side, Signature
 from feast_recsys.bundle.vocabulary import Vocabulary
 from feast_recsys.exporters.inputs import module_dtype, shape_text
+from feast_recsys.exporters.trace import equally_long
 
 _INT64 = range(-(2**63), 2**63)
 
@@ -49,6 +50,22 @@ def check_vocabularies(signature: Signature, vocabularies: Mapping[str, Vocabula
         for spec in graph.inputs:
             if spec.vocabulary is not None:
                 _check_vocabulary(spec, spec.vocabulary, vocabularies)
+
+
+def check_probes(signature: Signature, probes: Iterable[str]) -> None:
+    """Checks that the features with values to try are numbers of the model.
+
+    Raises:
+        InvalidSignature: names the feature.
+    """
+    inputs = [spec for graph in signature.graphs.values() for spec in graph.inputs]
+    numbers = {spec.feature for spec in inputs if spec.vocabulary is None}
+    for feature in probes:
+        if feature not in numbers:
+            raise InvalidSignature(
+                f"values to try for {feature}, which is no number of {signature.name}; those are {sorted(numbers)}",
+                field="probes",
+            )
 
 
 def flat_names(signature: Signature, vocabularies: Mapping[str, Vocabulary]) -> dict[str, str]:
@@ -214,6 +231,11 @@ def _diagnose(
     """Which input is to blame for an error of forward(), and the message."""
     role = graph.role.value
     what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    lists = [spec for spec in graph.inputs if spec.is_list]
+    same = {spec.name: sample[spec.name][:, :1].expand(-1, 2) for spec in lists}
+    if len(lists) > 1 and _works(module, {**sample, **same}, rows):
+        others = ", ".join(spec.feature for spec in lists[:-1])
+        return lists[-1].name, f"{role}: {lists[-1].feature} (input {lists[-1].name!r}): {equally_long(others)}"
     for spec in graph.inputs:
         for remedy, changed in _changes(spec, sample[spec.name]).items():
             if _works(module, {**sample, spec.name: changed}, rows):

@@ -21,7 +21,14 @@ from feast_recsys.bundle.runtime import load_graph
 from feast_recsys.bundle.signature import SIGNATURE_FILE, Graph, Role, Scalar, Signature
 from feast_recsys.bundle.vocabulary import Vocabulary
 from feast_recsys.exporters.cases import Sampler
-from feast_recsys.exporters.checks import check_forward, check_module, check_roles, check_vocabularies, flat_names
+from feast_recsys.exporters.checks import (
+    check_forward,
+    check_module,
+    check_probes,
+    check_roles,
+    check_vocabularies,
+    flat_names,
+)
 from feast_recsys.exporters.inputs import to_torch
 from feast_recsys.exporters.lookup import attach_lookups, unused_inputs
 from feast_recsys.exporters.parity import prove_parity
@@ -66,6 +73,7 @@ def export_model(
     """
     check_roles(modules, signature)
     check_vocabularies(signature, vocabularies)
+    check_probes(signature, probes or ())
     flat = flat_names(signature, vocabularies)
     for role, graph in signature.graphs.items():
         check_module(modules[role], graph)

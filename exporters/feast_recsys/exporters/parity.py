@@ -132,7 +132,7 @@ def _check_output(graph: Graph, dimension: int, case: Case, expected: Floats, ac
             raise _failure(graph, case, f"{what} gives {worst:.6g}, which is no probability; end with a sigmoid")
     good, same = _finite_rows(expected), _finite_rows(actual)
     if not good.all() and not case.limit:
-        raise _failure(graph, case, "the output is not finite; clamp the input inside forward()")
+        raise _failure(graph, case, "the output is not finite; clamp inputs and counts inside forward()")
     if (good != same).any():
         raise _failure(graph, case, "one of torch and ONNX gives a finite output, the other does not")
     return good

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,8 @@ IR_VERSION = 10  # read by ONNX Runtime 1.18 and newer
 MAX_BYTES = 1_500_000_000  # one protobuf message ends at 2 GB
 
 TRACE_BATCH = 5
+# How torch says that a dimension is not dynamic.
+_FIXED = re.compile(r"static shape of (\d+) for dimension inputs\['inputs'\]\['(\w+)'\]\.shape\[(\d)\]")
 OUTPUT = "/output"  # the slash keeps these names apart from those that torch gives
 
 
@@ -38,6 +41,14 @@ class _Keywords(nn.Module):
 def traced_name(position: int) -> str:
     """Name of an input in the traced graph, before lookups are put in front."""
     return f"/input/{position}"
+
+
+def equally_long(other: str) -> str:
+    """What is wrong with a list that must be as long as another."""
+    return (
+        f"forward() needs it as long as {other}, but every list is padded for itself; pad both to one length inside "
+        "forward(), with torch.nn.functional.pad"
+    )
 
 
 def trace(module: nn.Module, graph: Graph, sample: Mapping[str, Tensor]) -> onnx.ModelProto:
@@ -76,30 +87,48 @@ def trace(module: nn.Module, graph: Graph, sample: Mapping[str, Tensor]) -> onnx
             assert program is not None
             model = program.model_proto
     except Exception as error:  # torch raises its own errors, and those of every layer below
-        reason = error.__cause__ or error
-        first = next((line for line in str(reason).splitlines() if line.strip()), type(reason).__name__)
-        raise InvalidSignature(
-            f"forward() of {role} can't be exported: {first}. Write masks instead of branches on values, "
-            "and no loops over rows",
-            field=f"graphs.{role}",
-        ) from error
+        field, message = _explain(graph, error)
+        raise InvalidSignature(message, field=field) from error
     model.ir_version = IR_VERSION
-    _check_dimensions(model, graph)
+    check_dimensions(model, graph)
     return model
 
 
 def _dynamic_shapes(graph: Graph) -> dict[str, dict[int, Any]]:
-    # AUTO, unlike a named dimension, lets a fixed one through: _check_dimensions then names the feature.
     shapes: dict[str, dict[int, Any]] = {}
     for spec in graph.inputs:
-        shapes[spec.name] = {} if single_row(graph.role, spec) else {0: Dim.AUTO}
+        shapes[spec.name] = {} if single_row(graph.role, spec) else {0: Dim.DYNAMIC}
         if spec.max_length is not None and spec.max_length > 1:
-            shapes[spec.name][1] = Dim.AUTO
+            shapes[spec.name][1] = Dim.DYNAMIC
     return shapes
 
 
-def _check_dimensions(model: onnx.ModelProto, graph: Graph) -> None:
-    """Refuses fixed dimensions, then gives the dynamic ones names that people know."""
+def _explain(graph: Graph, error: BaseException) -> tuple[str, str]:
+    """The field and the message for an error of torch's exporter."""
+    while error.__cause__ is not None:  # torch wraps what happened in advice about itself
+        error = error.__cause__
+    role = graph.role.value
+    if (fixed := _FIXED.search(str(error))) is not None:
+        size, name, axis = fixed.groups()
+        what = "the batch size" if axis == "0" else "the length of the list"
+        return name, _fixed(f"{role}: {graph.input(name).feature} (input {name!r}): forward() fixes {what}", size)
+    first = next((line.strip(" .") for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return f"graphs.{role}", (
+        f"{role}: forward() can't be exported: {first}. Write masks instead of branches on values, "
+        "no loops over rows, and only operators that ONNX has"
+    )
+
+
+def check_dimensions(model: onnx.ModelProto, graph: Graph) -> None:
+    """Refuses fixed dimensions, then gives the dynamic ones names that people know.
+
+    Args:
+        model: As torch exports it, with inputs of `traced_name`; altered in place.
+        graph: What the inputs are to be.
+
+    Raises:
+        InvalidSignature: an input is missing, a dimension is fixed, or two lists share one; names the feature.
+    """
     batch = "candidates" if graph.role is Role.RANKER else "batch"
     lengths: dict[str, str] = {}
     actual = {value.name: value.type.tensor_type.shape.dim for value in model.graph.input}
@@ -115,11 +144,7 @@ def _check_dimensions(model: onnx.ModelProto, graph: Graph) -> None:
             continue
         _expect_dynamic(dims[1], f"{where}: forward() fixes the length of the list", spec.name)
         if (other := lengths.setdefault(dims[1].dim_param, spec.feature)) != spec.feature:
-            raise InvalidSignature(
-                f"{where}: forward() needs it as long as {other}, but every list is padded for itself; "
-                "pad both to one length inside forward(), with torch.nn.functional.pad",
-                field=spec.name,
-            )
+            raise InvalidSignature(f"{where}: {equally_long(other)}", field=spec.name)
         dims[1].dim_param = f"{spec.name}_length"
     rows = model.graph.output[0].type.tensor_type.shape.dim[0]
     output = f"graphs.{graph.role.value}.output"
@@ -129,8 +154,10 @@ def _check_dimensions(model: onnx.ModelProto, graph: Graph) -> None:
 
 def _expect_dynamic(dim: onnx.TensorShapeProto.Dimension, what: str, field: str) -> None:
     if not dim.dim_param:
-        raise InvalidSignature(
-            f"{what} to {dim.dim_value}; it must work for any: no int() of a shape, no loop over rows, "
-            "no Linear over a padded list",
-            field=field,
-        )
+        raise InvalidSignature(_fixed(what, dim.dim_value), field=field)
+
+
+def _fixed(what: str, size: int | str) -> str:
+    return (
+        f"{what} to {size}; it must work for any: no int() of a shape, no loop over rows, no Linear over a padded list"
+    )

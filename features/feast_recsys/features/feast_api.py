@@ -16,12 +16,12 @@ import prometheus_client  # noqa: F401 -- reads the variables when it is importe
 _VARIABLES = ("PROMETHEUS_MULTIPROCESS_DIR", "PROMETHEUS_MULTIPROC_DIR")
 _SET_BY_OTHERS = frozenset(_VARIABLES) & frozenset(os.environ)
 
-from feast import FeatureStore, FeatureView, FeatureViewState, OnDemandFeatureView, RepoConfig, ValueType
-from feast.base_feature_view import BaseFeatureView
+from feast import FeatureStore, FeatureView, FeatureViewState, FileSource, OnDemandFeatureView, ValueType
+from feast.data_format import ParquetFormat
 from feast.errors import FeastObjectNotFoundException
 from feast.feature_view import DUMMY_ENTITY_NAME
 from feast.field import Field
-from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob
+from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus as FeastStatus
 from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesResponse
@@ -33,7 +33,6 @@ for _name in set(_VARIABLES) - _SET_BY_OTHERS:
 
 __all__ = [
     "DUMMY_ENTITY_NAME",
-    "BaseFeatureView",
     "EntityKeyMessage",
     "FeastObjectNotFoundException",
     "FeastStatus",
@@ -41,11 +40,11 @@ __all__ = [
     "FeatureView",
     "FeatureViewState",
     "Field",
+    "FileSource",
     "GetOnlineFeaturesResponse",
-    "OfflineStore",
     "OnDemandFeatureView",
     "OnlineStore",
-    "RepoConfig",
+    "ParquetFormat",
     "RetrievalJob",
     "Value",
     "ValueType",

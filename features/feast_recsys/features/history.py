@@ -1,27 +1,29 @@
 """Point-in-time joins of one feature view: the values that were known at given moments.
 
 Two ways lead to the same result. `join_by_feast` asks the offline store's `get_historical_features`, which is where a
-warehouse should do the work. `join_here` pulls the view's history, also through Feast's offline store, and
-joins it in this process. Feast's embedded file store merges every moment of a key with every row of
-that key before it filters, drops rows, and takes half a minute where `join_here` takes seconds.
+warehouse should do the work. `join_here` reads the history of the view and joins it in this process: Feast's
+embedded file store merges every moment of a key with every row of that key before it filters, and drops rows.
+For 59,000 moments over 49,000 lists of 50 that took 31 s and 1.4 GB; here it takes 0.5 s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from feast_recsys.bundle.columns import Array, Column, DType, FieldStatus
 from feast_recsys.bundle.errors import InvalidRepository
 from feast_recsys.features.canonical import canonical, spread
-from feast_recsys.features.feast_api import OnDemandFeatureView, RetrievalJob, ValueType
+from feast_recsys.features.feast_api import FileSource, OnDemandFeatureView, ParquetFormat, RetrievalJob, ValueType
 from feast_recsys.features.plan import Slot, StalePolicy
 from feast_recsys.features.repo import EntityKey, Repo
 from feast_recsys.features.schema import KINDS, ValueKind
@@ -71,8 +73,9 @@ def join_here(repo: Repo, request: Request) -> dict[str, Column]:
     history = _pull_all(repo, request)
     key_kind = KINDS[ValueType.STRING if key.dtype is DType.STRING else ValueType.INT64]
     owners = canonical(history[key.join_key], key_kind, f"{view.name}:{key.join_key}")
-    times = _nanoseconds(history[_EVENT_TIMESTAMP])
-    created = _nanoseconds(history["created"]) if "created" in history.column_names else np.zeros(len(times), np.int64)
+    times = _nanoseconds(history[_EVENT_TIMESTAMP], view.name)
+    has_created = "created" in history.column_names
+    created = _nanoseconds(history["created"], view.name) if has_created else np.zeros_like(times)
     codes, known = pd.factorize(owners.values)
     codes = np.where(owners.valid, codes, -1).astype(np.int64)
     asked = pd.Index(known).get_indexer(pd.Index(request.keys)).astype(np.int64)
@@ -106,13 +109,15 @@ def join_by_feast(
         progress: Called with the number of pairs done so far, out of n.
 
     Returns:
-        Columns of n rows by reference. Feast gives no event times here, so timestamps are 0, and a row without any
-        value can't always be told from a row of nulls. Values older than the ttl are served as the server
-        would; an on-demand view's sources follow Feast, which leaves them out.
+        Columns of n rows by reference. Feast gives no event times here, so timestamps are 0, and rows in which all
+        features are null count as NOT_FOUND. Values older than the ttl are kept or left out as the server
+        would; for on-demand views Feast always leaves them out.
 
     Raises:
         InvalidRepository: the offline store fails, loses digits of integers, or answers what was not asked.
     """
+    # Feast warns of nanoseconds and drops them. Rounding down never lets a later value in.
+    request = replace(request, moments=request.moments // 1000 * 1000)
     first, inverse = _distinct(request.keys, request.moments)
     found = np.zeros(len(first), np.bool_)
     parts: dict[str, list[Column]] = {slot.reference: [] for slot in request.slots}
@@ -133,7 +138,11 @@ def join_by_feast(
             parts[slot.reference].append(canonical(values, slot.kind, slot.reference).take(order))
         if progress is not None:
             progress((start + len(pairs)) * len(request.keys) // len(first))
-    return {reference: spread(Column.concatenate(p), found).take(inverse) for reference, p in parts.items()}
+    joined = {reference: Column.concatenate(p) for reference, p in parts.items()}
+    some = np.any([column.valid for column in joined.values()], axis=0)
+    found[found] = some
+    kept = np.flatnonzero(some)
+    return {reference: spread(column.take(kept), found).take(inverse) for reference, column in joined.items()}
 
 
 def _as_of(codes: Array, times: Moments, created: Moments, asked: Array, moments: Moments) -> npt.NDArray[np.int64]:
@@ -177,23 +186,36 @@ def _pull_all(repo: Repo, request: Request) -> pa.Table:
     original = {new: old for old, new in mapping.items()}
     columns = {name: original.get(name, name) for name in (request.key.join_key, *(s.feature for s in request.slots))}
     moment, created = source.timestamp_field, source.created_timestamp_column
-    moment, created = original.get(moment, moment), original.get(created, created)
-    end = datetime.fromtimestamp(int(request.moments.max()) // 10**9 + 1, timezone.utc)
+    columns[_EVENT_TIMESTAMP] = original.get(moment, moment)
+    if created:
+        columns["created"] = original.get(created, created)
+    file = _parquet_file(repo, source)
+    if file is not None:
+        table = _run(request, lambda: pq.read_table(file, columns=list(dict.fromkeys(columns.values()))))
+    else:
+        table = _run(request, lambda: _pull_through_store(repo, request, columns).to_arrow())
+    return pa.table({name: table[column] for name, column in columns.items()})
+
+
+def _parquet_file(repo: Repo, source: Any) -> str | None:
+    """Path of a source that is Parquet on this machine. Reading 49,000 lists of 50 takes Feast 5 s, Arrow 0.1 s."""
+    if not isinstance(source, FileSource) or not isinstance(source.file_format, ParquetFormat | None):
+        return None
+    path = source.get_uri_for_file_path(repo.store.config.repo_path, source.path)
+    return path if Path(path).exists() else None
+
+
+def _pull_through_store(repo: Repo, request: Request, columns: Mapping[str, str]) -> RetrievalJob:
     store = repo.store
-    table = _run(
-        request,
-        lambda: store.provider.offline_store.pull_all_from_table_or_query(
-            config=store.config,
-            data_source=source,
-            join_key_columns=[columns[request.key.join_key]],
-            feature_name_columns=[columns[s.feature] for s in request.slots],
-            timestamp_field=moment,
-            created_timestamp_column=created or None,
-            end_date=end,
-        ),
+    return store.provider.offline_store.pull_all_from_table_or_query(
+        config=store.config,
+        data_source=request.view.batch_source,
+        join_key_columns=[columns[request.key.join_key]],
+        feature_name_columns=[columns[slot.feature] for slot in request.slots],
+        timestamp_field=columns[_EVENT_TIMESTAMP],
+        created_timestamp_column=columns.get("created"),
+        end_date=datetime.fromtimestamp(int(request.moments.max()) // 10**9 + 1, timezone.utc),
     )
-    picked = {name: table[column] for name, column in columns.items()} | {_EVENT_TIMESTAMP: table[moment]}
-    return pa.table(picked | ({"created": table[created]} if created else {}))
 
 
 def _ask_feast(repo: Repo, request: Request, pairs: Array, start: int) -> pa.Table:
@@ -207,7 +229,9 @@ def _ask_feast(repo: Repo, request: Request, pairs: Array, start: int) -> pa.Tab
         }
     )
     if isinstance(request.view, OnDemandFeatureView):
-        return _run(request, lambda: store.get_historical_features(entities, references, full_feature_names=True))
+        return _run(
+            request, lambda: store.get_historical_features(entities, references, full_feature_names=True).to_arrow()
+        )
     table = request.view.with_projection(request.view.projection)
     if request.stale == "serve":
         table.ttl = timedelta(0)
@@ -215,13 +239,13 @@ def _ask_feast(repo: Repo, request: Request, pairs: Array, start: int) -> pa.Tab
         request,
         lambda: store.provider.get_historical_features(
             store.config, [table], references, entities, store.registry, store.project, True
-        ),
+        ).to_arrow(),
     )
 
 
-def _run(request: Request, start: Callable[[], RetrievalJob]) -> pa.Table:
+def _run(request: Request, read: Callable[[], pa.Table]) -> pa.Table:
     try:
-        return start().to_arrow()
+        return read()
     except Exception as error:  # offline stores raise whatever their drivers raise
         raise InvalidRepository(
             f"reading the history of feature view {request.view.name!r} failed: {type(error).__name__}: {error}",
@@ -229,11 +253,15 @@ def _run(request: Request, start: Callable[[], RetrievalJob]) -> pa.Table:
         ) from error
 
 
-def _nanoseconds(values: pa.ChunkedArray) -> Moments:
-    """Timestamps with or without zone, UTC if without; the smallest number for null."""
-    moments = values.cast(pa.timestamp("ns"), safe=False) if values.type.tz is None else values
-    moments = moments.cast(pa.timestamp("ns", "UTC")) if values.type.tz is not None else moments
-    return np.asarray(moments.cast(pa.int64()).fill_null(np.iinfo(np.int64).min).to_numpy(), np.int64)
+def _nanoseconds(values: pa.ChunkedArray, view: str) -> Moments:
+    """Timestamps with or without time zone, UTC if without; the smallest number for null."""
+    try:
+        if not pa.types.is_timestamp(values.type):
+            raise pa.ArrowInvalid(f"{values.type} is no timestamp")
+        ticks = values.cast(pa.timestamp("ns", values.type.tz)).cast(pa.int64())
+    except pa.ArrowInvalid as error:
+        raise InvalidRepository(f"timestamps of the source of feature view {view!r}: {error}", field=view) from error
+    return np.asarray(ticks.fill_null(np.iinfo(np.int64).min).to_numpy(), np.int64)
 
 
 def _check_digits(values: pa.ChunkedArray, slot: Slot) -> None:

@@ -22,7 +22,7 @@ Positive = Annotated[int, Field(gt=0)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Interactions(_Section):
@@ -72,8 +72,9 @@ class Recommender(_Section):
     """A named pair of a retrieval model and a ranking model: what a caller asks for."""
 
     retrieval: Retrieval = Retrieval()
+    """The first stage."""
     ranking: Ranking | None = Ranking()
-    """None serves retrieval alone; Rank and Recommend are then refused."""
+    """The second stage. None serves retrieval alone; Rank and Recommend are then refused."""
     seen: tuple[Reference, ...] = ()
     """List features of the user with item ids that `exclude_seen` leaves out."""
     exclude_seen: bool = True
@@ -102,8 +103,11 @@ class Serving(_Section):
     threads: Positive = 8
     """Calls answered at the same time."""
     max_top_k: Positive = 1000
+    """Largest `top_k` and `candidate_count` of a request."""
     max_candidates: Positive = 2000
+    """Most candidates of one Rank."""
     max_exclusions: Positive = 10_000
+    """Most `exclude_item_ids` of one request."""
     poll_seconds: Annotated[float, Field(gt=0)] = 1.0
     """How often the server looks for a new bundle."""
     refresh_seconds: Annotated[float, Field(gt=0)] = 60.0
@@ -122,9 +126,13 @@ class Settings(_Section):
     catalogue: str
     """Feature view whose keys are the items that exist."""
     recommenders: Annotated[Mapping[str, Recommender], Field(min_length=1)]
+    """By name."""
     interactions: Interactions | None = None
+    """For `train`."""
     serving: Serving = Serving()
+    """For `serve`."""
     bundles: str = "data/bundles"
+    """Folder of bundles."""
     keep_bundles: Annotated[int, Field(ge=2)] = 3
     """Bundles kept on disk, the current one included."""
     models: str = "data/models"

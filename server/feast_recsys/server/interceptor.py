@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -26,7 +26,7 @@ SERVICE = pb.DESCRIPTOR.services_by_name["RecommenderService"].full_name
 _MESSAGE_BYTES = 700
 _FIELD_BYTES = 200
 
-Handler = grpc.RpcMethodHandler[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class ServiceInterceptor(grpc.ServerInterceptor):

@@ -52,8 +52,7 @@ def item_columns(
         if spec.feature in given:
             columns[spec.feature] = given[spec.feature]
         elif spec.source == "request":
-            null = FieldStatus.NULL_VALUE
-            columns[spec.feature] = Column.absent(spec.dtype, len(rows), is_list=spec.is_list, status=null)
+            columns[spec.feature] = _null(spec, len(rows))
         elif spec.source == "entity":
             columns[spec.feature] = complete(snapshot.key_dtype, snapshot.keys_of(rows))
         elif spec.feature not in columns:
@@ -65,6 +64,14 @@ def complete(dtype: DType, values: Array) -> Column:
     """A scalar column without nulls. The values are of that dtype, floats finite."""
     n = len(values)
     return Column(dtype, values, np.ones(n, np.uint8), np.ones(n, np.bool_), np.zeros(n, np.int64))
+
+
+def _null(spec: Input, n: int) -> Column:
+    """What Column.absent gives, built without a Python value for each of n rows."""
+    values = np.full(0 if spec.is_list else n, spec.dtype.zero, spec.dtype.numpy)
+    status = np.full(n, FieldStatus.NULL_VALUE, np.uint8)
+    offsets = np.zeros(n + 1, np.int64) if spec.is_list else None
+    return Column(spec.dtype, values, status, np.zeros(n, np.bool_), np.zeros(n, np.int64), offsets)
 
 
 def best_first(scores: Vectors, k: int) -> Rows:

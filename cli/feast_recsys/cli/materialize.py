@@ -1,0 +1,42 @@
+"""`feast-recsys materialize`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import datetime
+
+import click
+
+from feast_recsys.cli.location import Location
+
+
+@click.command()
+@click.option("--full", is_flag=True, help="Bring everything online anew, embed all items, always publish.")
+@click.option(
+    "--as-of", type=click.DateTime(), metavar="TIME", help="Moment to bring features up to, in UTC.  [default: now]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.pass_obj
+def materialize(location: Location, full: bool, as_of: datetime | None, as_json: bool) -> None:
+    """Bring features online, embed the catalogue, publish a bundle.
+
+    Feast's own materialization, view by view; then the catalogue's features are read back, all items embedded,
+    item vectors written to Feast, a sample audited against get_online_features, and a bundle published by one
+    rename. Nothing new publishes nothing. Killed at any moment, it leaves the last good bundle in place.
+    """
+    from datetime import timezone
+
+    from feast_recsys.cli.progress import StepProgress
+    from feast_recsys.jobs.pipeline import materialize as run
+
+    repo = location.open()
+    moment = as_of.replace(tzinfo=timezone.utc) if as_of is not None else None
+    with StepProgress() as progress:
+        summary = run(repo, mode="full" if full else "incremental", as_of=moment, reporter=progress)
+    if as_json:
+        click.echo(json.dumps(asdict(summary), indent=2, default=str))
+        return
+    click.echo(f"{summary} in {summary.seconds:.1f} s")
+    for note in summary.notes:
+        click.echo(f"note: {note}", err=True)

@@ -1,0 +1,91 @@
+"""From models, items and vectors to the files of a bundle."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from feast_recsys.bundle.errors import JobFailed
+from feast_recsys.bundle.index import save_vectors
+from feast_recsys.bundle.manifest import RecommenderEntry, inventory
+from feast_recsys.bundle.signature import Role, Stage
+from feast_recsys.bundle.snapshot import write_snapshot
+from feast_recsys.bundle.store import SNAPSHOT_FOLDER
+from feast_recsys.features.catalogue import Catalogue
+from feast_recsys.features.repo import Repo
+from feast_recsys.jobs.embed import Vectors
+from feast_recsys.jobs.exported import ExportedModel
+from feast_recsys.jobs.registry import registry_hash
+
+MODELS = "models"
+VECTORS = "vectors"
+
+Models = Mapping[tuple[str, Stage], ExportedModel]
+
+
+def write_files(
+    staged: Path, models: Models, catalogue: Catalogue, vectors: Mapping[str, Vectors]
+) -> dict[str, RecommenderEntry]:
+    """Fills a staging folder with all but the manifest.
+
+    Returns:
+        The recommenders' entries of the manifest.
+
+    Raises:
+        JobFailed: a model was exported anew while the job ran.
+    """
+    (staged / SNAPSHOT_FOLDER).mkdir()
+    write_snapshot(staged / SNAPSHOT_FOLDER, catalogue.ids, catalogue.columns)
+    for model in {m.name: m for m in models.values()}.values():
+        _copy(model, staged / MODELS / model.name)
+    (staged / VECTORS).mkdir()
+    entries = {}
+    for recommender, matrix in vectors.items():
+        path = f"{VECTORS}/{recommender}.npy"
+        save_vectors(staged / path, matrix)
+        retrieval, ranking = models[recommender, Stage.RETRIEVAL], models.get((recommender, Stage.RANKING))
+        entries[recommender] = RecommenderEntry(
+            f"{MODELS}/{retrieval.name}",
+            path,
+            retrieval.signature.graphs[Role.ITEM_ENCODER].sha256,
+            f"{MODELS}/{ranking.name}" if ranking is not None else None,
+        )
+    return entries
+
+
+def facts(
+    repo: Repo, mode: str, created: datetime, models: Iterable[ExportedModel], catalogue: Catalogue
+) -> dict[str, Any]:
+    """What people may want to know about a bundle later: versions, counts, the newest row of each view."""
+    newest: dict[str, int] = {}
+    for reference, column in catalogue.columns.items():
+        view = reference.partition(":")[0]
+        newest[view] = max(newest.get(view, 0), int(column.timestamps.max(initial=0)))
+    return {
+        "mode": mode,
+        "created": created.isoformat(timespec="seconds"),
+        "project": repo.store.project,
+        "registry": registry_hash(repo),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("feast-recsys", "feast", "onnxruntime", "numpy", "pyarrow")},
+        },
+        "models": {model.name: model.signature.stage.value for model in models},
+        "features": {reference: int(column.valid.sum()) for reference, column in catalogue.columns.items()},
+        "newest": newest,
+    }
+
+
+def _copy(model: ExportedModel, target: Path) -> None:
+    for name in model.files:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(model.folder / name, target / name)
+    if inventory(target) != model.files:
+        raise JobFailed(
+            f"model {model.name!r} was exported anew while this job read it; run it again", field=model.name
+        )

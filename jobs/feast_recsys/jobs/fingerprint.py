@@ -1,0 +1,74 @@
+"""Whether there is anything new: one hash over all that a bundle is made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from feast_recsys.bundle.columns import Array, Column, DType
+from feast_recsys.features.catalogue import Catalogue
+from feast_recsys.features.repo import Repo
+from feast_recsys.jobs.exported import ExportedModel
+
+# Raised when the same inputs would make another bundle.
+RECIPE = 1
+
+
+def fingerprint(repo: Repo, models: Iterable[ExportedModel], catalogue: Catalogue) -> str:
+    """SHA-256, as hex, over the models' files, the settings that shape a bundle, and the items with their values.
+
+    Event times and the reasons for missing values are left out: materializing the same values again is nothing new.
+    """
+    document = {
+        "recipe": RECIPE,
+        "settings": _settings(repo),
+        "models": {m.name: {name: entry.sha256 for name, entry in m.files.items()} for m in models},
+        "ids": _digest([_array(catalogue.ids)]),
+        "columns": {reference: _column(column) for reference, column in catalogue.columns.items()},
+    }
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def _settings(repo: Repo) -> dict[str, Any]:
+    settings = repo.settings
+    recommenders = {
+        name: [r.retrieval.model, r.retrieval.vectors, r.ranking.model if r.ranking else None]
+        for name, r in settings.recommenders.items()
+    }
+    return {
+        "project": repo.store.project,
+        "item": settings.item,
+        "catalogue": settings.catalogue,
+        "recommenders": recommenders,
+    }
+
+
+def _column(column: Column) -> str:
+    parts: list[bytes] = [column.dtype.value.encode(), column.valid.tobytes(), *_bytes(column.values, column.dtype)]
+    if column.offsets is not None:
+        parts.append(np.diff(column.offsets).tobytes())
+    return _digest([b"list" if column.is_list else b"scalar", *parts])
+
+
+def _array(values: Array) -> bytes:
+    return b"".join(_bytes(values, DType.INT64 if values.dtype == np.int64 else DType.STRING))
+
+
+def _bytes(values: Array, dtype: DType) -> list[bytes]:
+    if dtype is not DType.STRING:
+        return [np.ascontiguousarray(values).tobytes()]
+    encoded = [str(v).encode() for v in values.tolist()]
+    return [np.array([len(e) for e in encoded], np.int64).tobytes(), b"".join(encoded)]
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    """Of parts with their lengths, so that no two lists of parts look alike."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()

@@ -1,0 +1,261 @@
+"""Materialization: from the offline store and exported models to a published bundle.
+
+lease, models, feature views, catalogue, item vectors (made, written to Feast, read back), bundle (written, audited,
+published). Nothing changes what is being served before the last of these, and that is one rename.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+import numpy as np
+
+from feast_recsys.bundle.errors import InvalidArgument, InvalidRepository, JobFailed
+from feast_recsys.bundle.manifest import Manifest, inventory
+from feast_recsys.bundle.signature import Side, Stage
+from feast_recsys.bundle.snapshot import open_snapshot
+from feast_recsys.bundle.store import SNAPSHOT_FOLDER, next_id, publish, stage
+from feast_recsys.features.catalogue import Catalogue, read_catalogue
+from feast_recsys.features.repo import EntityKey, Repo, entity_key
+from feast_recsys.jobs.assemble import Models, facts, write_files
+from feast_recsys.jobs.audit import SAMPLE, audit, sample_rows
+from feast_recsys.jobs.embed import Rows, Vectors, embed, with_key
+from feast_recsys.jobs.exported import item_encoder, item_references, misfits, model_names, open_model
+from feast_recsys.jobs.feast_step import materialize_views
+from feast_recsys.jobs.fingerprint import fingerprint
+from feast_recsys.jobs.lease import hold_lease
+from feast_recsys.jobs.previous import Previous, open_previous, reusable_vectors
+from feast_recsys.jobs.registry import snapshot_references
+from feast_recsys.jobs.report import Journal, Mode, Reporter, Silent, Summary
+from feast_recsys.jobs.write_vectors import VectorView, differing, stored_vectors, vector_views, write_vectors
+
+# There from the first item vector written to Feast until the bundle with the same vectors is published.
+_PENDING = ".pending"
+
+
+def materialize(
+    repo: Repo, *, mode: Mode = "incremental", as_of: datetime | None = None, reporter: Reporter | None = None
+) -> Summary:
+    """Brings the online store up to date, and publishes a bundle of it.
+
+    Args:
+        repo: The repository. Its settings name models, catalogue and folders.
+        mode: `incremental` continues where the last run stood, computes only the item vectors that changed, and
+            publishes nothing if nothing is new. `full` starts from the beginning and always publishes.
+        as_of: Moment to bring everything up to, with a time zone; now if None. Not in the future.
+        reporter: Hears how far the job is. While Feast works, `sys.stdout` is redirected: write to `sys.stderr`.
+
+    Returns:
+        What was done.
+
+    Raises:
+        InvalidArgument: `as_of` has no time zone or lies in the future.
+        InvalidSettings, InvalidRepository, InvalidSignature, CorruptArtifact: settings, models and Feast repository
+            do not fit together; names the feature or file and the remedy.
+        OnlineStoreUnavailable: the online store can't be read.
+        JobFailed: another job is running, or a step failed. What was published before stays.
+    """
+    moment = _moment(as_of)
+    root = repo.resolve(repo.settings.bundles)
+    with hold_lease(root):
+        return _Job(repo, mode, moment, Journal(reporter or Silent())).run()
+
+
+@dataclass(frozen=True)
+class _Job:
+    repo: Repo
+    mode: Mode
+    as_of: datetime
+    journal: Journal
+
+    def run(self) -> Summary:
+        root = self.repo.resolve(self.repo.settings.bundles)
+        models, targets = self._open_models()
+        self._materialize_views()
+        catalogue = self._read_catalogue(models)
+        made_of = fingerprint(self.repo, models.values(), catalogue)
+        previous = self._previous()
+        if previous is not None and previous.bundle.manifest.fingerprint == made_of:
+            return self._summary(previous.bundle.id, False, len(catalogue))
+        key = entity_key(self.repo, Side.ITEM)
+        vectors = self._embed(models, catalogue, key, previous)
+        (root / _PENDING).touch()
+        for target in targets:
+            self._write_vectors(target, catalogue, key, vectors, previous)
+        bundle_id = self._publish(models, catalogue, key, vectors, made_of)
+        (root / _PENDING).unlink()
+        return self._summary(bundle_id, True, len(catalogue))
+
+    def _previous(self) -> Previous | None:
+        """The last bundle, if this run may build on it."""
+        root = self.repo.resolve(self.repo.settings.bundles)
+        if self.mode == "full" or (root / _PENDING).exists():
+            return None
+        previous, note = open_previous(root)
+        if note:
+            self.journal.notes.append(note)
+        return previous
+
+    def _open_models(self) -> tuple[Models, list[VectorView]]:
+        with self.journal.step("open models") as outcome:
+            self.repo.store.refresh_registry()  # type: ignore[no-untyped-call]
+            models = {
+                (recommender, role): open_model(self.repo, recommender, role, name)
+                for (recommender, role), name in model_names(self.repo).items()
+            }
+            for model in models.values():
+                for error in misfits(self.repo, model):
+                    raise error
+            targets = vector_views(self.repo)
+            distinct = sorted({model.name for model in models.values()})
+            outcome.text = ", ".join(distinct)
+            outcome.counts["models"] = len(distinct)
+        return models, targets
+
+    def _materialize_views(self) -> None:
+        with self.journal.step("materialize feature views") as outcome:
+            done = materialize_views(self.repo, self.mode, self.as_of, self.journal.progress)
+            outcome.counts |= {"materialized": len(done.materialized), "skipped": len(done.skipped)}
+            outcome.text = f"{_count(len(done.materialized), 'view')} up to {self.as_of:%Y-%m-%d %H:%M:%S} UTC"
+            self.journal.notes += [f"feature view {name!r} was skipped: {why}" for name, why in done.skipped.items()]
+
+    def _read_catalogue(self, models: Models) -> Catalogue:
+        with self.journal.step("read catalogue") as outcome:
+            needed = [reference for model in models.values() for reference in item_references(model)]
+            references, notes = snapshot_references(self.repo, needed)
+            self.journal.notes += notes
+            catalogue = read_catalogue(self.repo, references, self.as_of, progress=self.journal.progress)
+            if not len(catalogue):
+                raise InvalidRepository(
+                    f"catalogue view {self.repo.settings.catalogue!r} has no item up to {self.as_of.isoformat()}; "
+                    "check its source and --as-of",
+                    field="recsys.catalogue",
+                )
+            outcome.counts |= {"items": len(catalogue), "features": len(references)}
+            outcome.text = f"{_count(len(catalogue), 'item')}, {_count(len(references), 'feature')}"
+        return catalogue
+
+    def _embed(
+        self, models: Models, catalogue: Catalogue, key: EntityKey, previous: Previous | None
+    ) -> dict[str, Vectors]:
+        columns = with_key(catalogue.columns, key.join_key, catalogue.ids)
+        vectors = {}
+        for recommender in self.repo.settings.recommenders:
+            model = models[recommender, Stage.RETRIEVAL]
+            with self.journal.step(f"embed items for {recommender}") as outcome:
+                matrix = np.empty((len(catalogue), model.signature.dimension), np.float32)
+                todo = np.arange(len(catalogue))
+                if previous is not None:
+                    rows, known = reusable_vectors(previous, recommender, model, key.join_key, catalogue.ids, columns)
+                    matrix[rows] = known
+                    todo = np.setdiff1d(todo, rows)
+                matrix[todo] = embed(
+                    item_encoder(model), columns, catalogue.ids, todo, model.signature.dimension,
+                    progress=self.journal.progress,
+                )  # fmt: skip
+                vectors[recommender] = matrix
+                reused = len(catalogue) - len(todo)
+                outcome.counts |= {"embedded": len(todo), "reused": reused}
+                outcome.text = _count(len(todo), "vector") + (f", {reused} unchanged" if reused else "")
+        return vectors
+
+    def _write_vectors(
+        self,
+        target: VectorView,
+        catalogue: Catalogue,
+        key: EntityKey,
+        vectors: Mapping[str, Vectors],
+        previous: Previous | None,
+    ) -> None:
+        with self.journal.step(f"write vectors to {target.view.name}") as outcome:
+            rows = sample_rows(len(catalogue), SAMPLE, int(self.as_of.timestamp()))
+            sample = catalogue.ids[rows].tolist()
+            stored = stored_vectors(self.repo, target, key, sample)
+            if previous is not None and all(
+                previous.holds(name, catalogue.ids, vectors[name]) and not differing(stored[name], vectors[name], rows)
+                for name in target.features
+            ):
+                outcome.text = "unchanged"
+                outcome.counts["written"] = 0
+                return
+            newest = max((moment for answer in stored.values() for moment in answer.moments), default=0.0)
+            write_vectors(
+                self.repo, target, key, catalogue.ids, vectors, after=newest, keep=self.repo.settings.keep_bundles,
+                progress=self.journal.progress,
+            )  # fmt: skip
+            self._read_back(target, key, sample, rows, vectors)
+            outcome.text = f"{_count(len(catalogue), 'row')}, {len(rows)} read back"
+            outcome.counts |= {"written": len(catalogue), "read_back": len(rows)}
+
+    def _read_back(
+        self, target: VectorView, key: EntityKey, sample: list[int | str], rows: Rows, vectors: Mapping[str, Vectors]
+    ) -> None:
+        stored = stored_vectors(self.repo, target, key, sample)
+        for recommender, reference in target.references.items():
+            wrong = differing(stored[recommender], vectors[recommender], rows)
+            if wrong:
+                lost = dict(zip(rows.tolist(), sample, strict=True))
+                raise JobFailed(
+                    f"{reference} was written, but reads back otherwise for {len(wrong)} of {len(rows)} items, such as "
+                    f"{lost[wrong[0]]}; check the online store, and that its clock and this one agree",
+                    field=reference,
+                )
+
+    def _publish(
+        self, models: Models, catalogue: Catalogue, key: EntityKey, vectors: Mapping[str, Vectors], made_of: str
+    ) -> str:
+        root = self.repo.resolve(self.repo.settings.bundles)
+        with self.journal.step("write bundle") as outcome:
+            staged = stage(root)
+            entries = write_files(staged, models, catalogue, vectors)
+            files = inventory(staged)
+            outcome.counts |= {"files": len(files), "bytes": sum(entry.bytes for entry in files.values())}
+            outcome.text = f"{_count(len(files), 'file')}, {outcome.counts['bytes'] / 1e6:.1f} MB"
+        with self.journal.step("audit") as outcome:
+            snapshot = open_snapshot(staged / SNAPSHOT_FOLDER)
+            rows = sample_rows(len(snapshot), SAMPLE, int(self.as_of.timestamp()))
+            result = audit(self.repo, key, snapshot, rows)
+            outcome.counts |= {"items": result.items, "values": result.values, "drifted": result.drifted}
+            outcome.text = f"{_count(result.items, 'item')}, {_count(result.values, 'value')} equal"
+            if result.drifted:
+                outcome.text += f", {result.drifted} newer online"
+        with self.journal.step("publish") as outcome:
+            now = datetime.now(timezone.utc)
+            metadata = facts(self.repo, self.mode, now, models.values(), catalogue)
+            metadata["audit"] = {"items": result.items, "values": result.values, "drifted": result.drifted}
+            manifest = Manifest(
+                next_id(root, now, made_of),
+                int(self.as_of.timestamp()),
+                made_of,
+                len(catalogue),
+                self.repo.store.project,
+                entries,
+                files,
+                metadata,
+            )
+            publish(root, staged, manifest, keep=self.repo.settings.keep_bundles)
+            outcome.text = manifest.bundle_id
+        return manifest.bundle_id
+
+    def _summary(self, bundle_id: str, published: bool, items: int) -> Summary:
+        steps, notes = tuple(self.journal.steps), tuple(self.journal.notes)
+        return Summary(self.mode, self.as_of, bundle_id, published, items, steps, notes)
+
+
+def _moment(as_of: datetime | None) -> datetime:
+    now = datetime.now(timezone.utc)
+    if as_of is None:
+        return now
+    if as_of.tzinfo is None:
+        raise InvalidArgument("as_of has no time zone; give one, such as 2026-01-31T12:00:00Z", field="as_of")
+    if as_of > now:
+        raise InvalidArgument(
+            f"as_of {as_of.isoformat()} lies in the future; Feast would skip what arrives until then", field="as_of"
+        )
+    return as_of.astimezone(timezone.utc)
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
