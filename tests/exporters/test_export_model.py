@@ -21,7 +21,7 @@ from feast_recsys.bundle.errors import InvalidArgument, ParityFailed
 from feast_recsys.bundle.runtime import load_model
 from feast_recsys.bundle.signature import Graph, Input, Role, Side, Signature, Stage, to_dict
 from feast_recsys.bundle.tensors import to_tensors
-from feast_recsys.exporters.export import export_model
+from feast_recsys.exporters.export import export_model, replace_folder
 from feast_recsys.exporters.inputs import to_torch
 
 
@@ -285,6 +285,15 @@ def test_an_exported_model_is_replaced_on_success_and_kept_on_failure(tmp_path: 
     assert [p.name for p in tmp_path.iterdir()] == ["own"]
 
 
+def test_the_old_model_is_back_when_the_new_one_can_not_take_its_place(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "model.yaml").write_text("old", encoding="utf-8")
+    with pytest.raises(FileNotFoundError):
+        replace_folder(tmp_path / "no_draft", tmp_path / "own")
+    assert (tmp_path / "own" / "model.yaml").read_text(encoding="utf-8") == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["own"]
+
+
 @pytest.mark.parametrize(
     "files", [["notes.txt"], ["model.yaml", "genres.json"], ["model.yaml", "ranker.onnx", "train.py"], ["weights.onnx"]]
 )
@@ -296,6 +305,14 @@ def test_a_folder_with_anything_else_is_not_replaced(files: list[str], tmp_path:
     with pytest.raises(InvalidArgument, match="folder of its own"):
         export_model({Role.RANKER: _Request()}, _own_signature(), VOCABULARIES, folder)
     assert sorted(p.name for p in folder.iterdir()) == sorted(files)
+
+
+def test_a_file_or_a_link_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    for name in ("file", "link"):
+        with pytest.raises(InvalidArgument, match="is no folder"):
+            export_model({Role.RANKER: _Request()}, _own_signature(), VOCABULARIES, tmp_path / name)
 
 
 def test_an_empty_folder_is_filled_and_missing_parents_are_made(tmp_path: Path) -> None:

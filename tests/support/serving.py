@@ -1,9 +1,10 @@
-"""A small recommender behind a real server: a Feast repository, exported models, a bundle, and oracles for all of them."""
+"""A small recommender for a real server: a Feast repository, exported models, bundles, and oracles for all of them."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,12 +15,15 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pandas as pd
+import pytest
 from feast import ValueType
 from feast.types import Array, Bool, Float32, Int64, String
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from onnx import helper, numpy_helper
+from support import graphs
+from support.feast_repo import View, at, feast_repo
 
 from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.index import save_vectors
@@ -30,8 +34,8 @@ from feast_recsys.bundle.store import next_id, publish, stage
 from feast_recsys.bundle.vocabulary import Vocabulary
 from feast_recsys.features.catalogue import read_catalogue
 from feast_recsys.features.repo import Repo
-from support import graphs
-from support.feast_repo import View, at, feast_repo
+from feast_recsys.server.app import Server
+from feast_recsys.v1.recommender_service_pb2_grpc import RecommenderServiceStub
 
 DIMENSION = 4
 ITEMS = 40
@@ -56,7 +60,7 @@ def user_inputs(text: bool) -> tuple[Input, ...]:
     return (
         Input("age", "profile:age", Side.USER, DType.INT64, default=2),
         Input("gender", "profile:gender", Side.USER, DType.STRING, default="f", vocabulary="gender.json"),
-        Input("history", "history:items", Side.USER, kind, 3, pad=kind.zero, vocabulary="items.json"),
+        Input("history", "history:items", Side.USER, kind, 3, kind.zero, kind.zero, vocabulary="items.json"),
         Input("hour", "request:hour", Side.CONTEXT, DType.INT64, default=1),
     )
 
@@ -304,18 +308,41 @@ class Failure:
 
 def failure(call: Callable[[Any], Message], request: Message, **options: Any) -> Failure:
     """Makes a call that must fail, and reads the rich status."""
+    with pytest.raises(grpc.RpcError) as raised:
+        call(request, **options)
+    status = rpc_status.from_call(raised.value)
+    assert status is not None, f"{raised.value.code()} without a rich status: {raised.value.details()}"
+    info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+    [has_info], [has_retry] = ([any(d.Unpack(m) for d in status.details)] for m in (info, retry))
+    assert has_info
+    assert info.domain == "feast_recsys"
+    for detail in status.details:
+        detail.Unpack(bad)
+    fields = tuple(v.field for v in bad.field_violations)
+    return Failure(raised.value.code().name, status.message, info.reason, dict(info.metadata), fields, has_retry)
+
+
+@contextmanager
+def serving(world: World, **options: Any) -> Iterator[tuple[Server, RecommenderServiceStub]]:
+    """A server on a free port of this machine, ready, and a client of it."""
+    server = Server(world.repo, **options)
+    server.start()
     try:
-        answer = call(request, **options)
-    except grpc.RpcError as error:
-        status = rpc_status.from_call(error)
-        assert status is not None, f"{error.code()} without a rich status: {error.details()}"  # type: ignore[attr-defined]
-        info, bad, retry = (
-            error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
-        )  # fmt: skip
-        found = {type(m): any(d.Unpack(m) for d in status.details) for m in (info, bad, retry)}
-        assert info.domain == "feast_recsys"
-        fields = tuple(v.field for v in bad.field_violations)
-        return Failure(
-            error.code().name, status.message, info.reason, dict(info.metadata), fields, found[type(retry)]  # type: ignore[attr-defined]
-        )  # fmt: skip
-    raise AssertionError(f"answered {json.dumps(str(answer))}")
+        assert server.wait_until_ready(30)
+        with grpc.insecure_channel(server.address) as channel:
+            yield server, RecommenderServiceStub(channel)
+    finally:
+        server.stop(0)
+
+
+def counted(server: Server, name: str, **labels: str) -> float:
+    """A counter of a server; 0 where nothing was counted."""
+    return server.metrics.registry.get_sample_value(f"feast_recsys_{name}", labels) or 0.0
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    """Waits until something that must happen has happened."""
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, f"waited in vain for {what}"
+        time.sleep(0.01)

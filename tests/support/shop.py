@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 from feast import FeatureView, Field, FileSource, ValueType
 from feast.types import Array, Bool, Float32, Int64, String, UnixTimestamp
 from support import graphs
@@ -132,6 +133,14 @@ def shop(
     if models:
         export_models(folder / "models", strings)
     return repo
+
+
+def change_settings(folder: Path, settings: Mapping[str, Any], **configuration: Any) -> None:
+    """Replaces keys of the `recsys` section, and of the file around it; open the repository again afterwards."""
+    path = folder / "feature_store.yaml"
+    document = yaml.safe_load(path.read_text(encoding="utf-8")) | configuration
+    document["recsys"] |= dict(settings)
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
 
 
 def add_vector_view(repo: Repo, folder: Path, kind: str, strings: bool) -> None:

@@ -124,6 +124,6 @@ def _show(written: list[tuple[Path, Signature]], tolerance: float) -> None:
             table.add_row(signature.name, role.value, str(len(graph.inputs)), size, str(proof["cases"]), difference)
     console.print(table)
     console.print(f"[dim]PyTorch and ONNX Runtime agree within {tolerance:.0e} in every case.[/dim]")
-    for folder, signature in written:
+    for _, signature in written:
         for role, idle in signature.metadata["unused_inputs"].items():
             console.print(f"[yellow]{signature.name}: {role} does not use {', '.join(idle)}[/yellow]")

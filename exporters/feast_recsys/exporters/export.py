@@ -121,7 +121,7 @@ def export_model(
         )
         written.save(draft)
         written = Signature.load(draft)
-        _publish(draft, folder)
+        replace_folder(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return written
@@ -185,8 +185,12 @@ def _check_target(folder: Path) -> None:
         )
 
 
-def _publish(draft: Path, folder: Path) -> None:
-    """Puts the finished draft in the folder's place; the old one is back if that fails."""
+def replace_folder(draft: Path, folder: Path) -> None:
+    """Renames the draft to the folder, whose old content, if any, goes; it is back where that fails.
+
+    Raises:
+        OSError: the draft can't be renamed.
+    """
     if not folder.exists():
         draft.rename(folder)
         return

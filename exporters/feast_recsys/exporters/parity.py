@@ -174,7 +174,7 @@ def _longer(sampler: Sampler, graph: Graph) -> Iterator[_Pair]:
         longer = feed | {spec.name: _pad(feed[spec.name], spec, spec.max_length)}
         what = f"forward() must leave out what equals the pad value {spec.pad!r}"
         yield (
-            Case("", feed, FEW),
+            Case(f"{spec.feature} of {short}", feed, FEW, spec.feature),
             Case(f"{spec.feature} of {short} padded to {spec.max_length}", longer, FEW, spec.feature),
             slice(None),
             what,

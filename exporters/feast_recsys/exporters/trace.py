@@ -112,7 +112,8 @@ def _explain(graph: Graph, error: BaseException) -> tuple[str, str]:
         size, name, axis = fixed.groups()
         what = "the batch size" if axis == "0" else "the length of the list"
         return name, _fixed(f"{role}: {graph.input(name).feature} (input {name!r}): forward() fixes {what}", size)
-    first = next((line.strip(" .") for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    lines = [line.strip(" .") for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    first = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     return f"graphs.{role}", (
         f"{role}: forward() can't be exported: {first}. Write masks instead of branches on values, "
         "no loops over rows, and only operators that ONNX has"

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import InvalidArgument, InvalidRepository
@@ -62,7 +61,7 @@ def open_repo(path: Path, feature_store_yaml: Path | None = None) -> Repo:
         )
     try:
         store = FeatureStore(repo_path=str(folder), fs_yaml_file=file)
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+    except Exception as error:  # from YAML, pydantic, or classes that the file names
         raise InvalidRepository(f"Feast can't read {file}: {error}", field=CONFIGURATION_FILE) from error
     section = (store.config.model_extra or {}).get(SECTION)
     return Repo(store, parse_settings(section, file), folder)

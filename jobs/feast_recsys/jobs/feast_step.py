@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -89,8 +90,10 @@ def _materialize(repo: Repo, view: Any, mode: Mode, as_of: datetime) -> bool:
         reached = reached.replace(tzinfo=timezone.utc)
     if mode == "incremental" and reached is not None and reached >= as_of:
         return False
-    # Feast prints coloured lines, which would tear the progress bars.
-    with contextlib.redirect_stdout(io.StringIO()):
+    # Feast prints coloured lines, which would tear the progress bars, and the libraries below it warn about one another.
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
         try:
             if mode == "incremental" and reached is not None:
                 repo.store.materialize_incremental(as_of, feature_views=[view.name])

@@ -1,0 +1,272 @@
+"""What a request can have wrong, and how the caller learns which field it was."""
+
+from __future__ import annotations
+
+import pytest
+from support.serving import build_world, failure, publish_bundle, serving
+
+from feast_recsys.v1 import recommender_service_pb2 as pb
+
+LONG = "x" * 100_000
+
+
+def leaf(**comparison) -> pb.Filter:
+    return pb.Filter(comparison=pb.ComparisonFilter(**comparison))
+
+
+def branch(kind, *filters) -> pb.Filter:
+    return pb.Filter(compound=pb.CompoundFilter(type=kind, filters=filters))
+
+
+def nested(depth: int) -> pb.Filter:
+    condition = leaf(type=pb.COMPARISON_TYPE_EQ, key="catalogue:year", value=pb.Value(int64_value=1))
+    for _ in range(depth):
+        condition = branch(pb.COMPOUND_TYPE_NOT, condition)
+    return condition
+
+
+GOOD = leaf(type=pb.COMPARISON_TYPE_EQ, key="catalogue:year", value=pb.Value(int64_value=1))
+EQ, IN, GT = pb.COMPARISON_TYPE_EQ, pb.COMPARISON_TYPE_IN, pb.COMPARISON_TYPE_GT
+AND, NOT = pb.COMPOUND_TYPE_AND, pb.COMPOUND_TYPE_NOT
+
+FILTERS = {
+    "unknown feature": (
+        branch(AND, GOOD, leaf(type=EQ, key="catalogue:colour", value=pb.Value(int64_value=1))),
+        "filter.compound.filters[1].comparison.key",
+        "catalogue:year",
+    ),
+    "user feature": (leaf(type=EQ, key="profile:age", value=pb.Value(int64_value=1)), "filter.comparison.key", "age"),
+    "operand of another type": (
+        branch(NOT, leaf(type=EQ, key="catalogue:year", value=pb.Value(string_value="1"))),
+        "filter.compound.filters[0].comparison.value",
+        "int64",
+    ),
+    "null operand": (leaf(type=EQ, key="catalogue:year"), "filter.comparison.value", "None"),
+    "NaN": (
+        leaf(type=EQ, key="catalogue:price", value=pb.Value(double_value=float("nan"))),
+        "filter.comparison.value",
+        "finite",
+    ),
+    "list for EQ": (
+        leaf(type=EQ, key="catalogue:year", value=pb.Value(int64_list=pb.Int64List(values=[1]))),
+        "filter.comparison.value",
+        "single",
+    ),
+    "scalar for IN": (
+        leaf(type=IN, key="catalogue:year", value=pb.Value(int64_value=1)),
+        "filter.comparison.value",
+        "list",
+    ),
+    "order of a list": (
+        leaf(type=GT, key="catalogue:genres", value=pb.Value(string_value="x")),
+        "filter.comparison.type",
+        "genres",
+    ),
+    "no comparison type": (leaf(key="catalogue:year"), "filter.comparison.type", "EQ"),
+    "unheard-of comparison type": (leaf(type=77, key="catalogue:year"), "filter.comparison.type", "EQ"),
+    "no compound type": (branch(0, GOOD), "filter.compound.type", "AND"),
+    "empty AND": (branch(AND), "filter.compound.filters", "at least one"),
+    "NOT of two": (branch(NOT, GOOD, GOOD), "filter.compound.filters", "exactly one"),
+    "unset part": (branch(AND, GOOD, pb.Filter()), "filter.compound.filters[1]", "unset"),
+    "too many parts": (branch(AND, *[GOOD] * 1000), "filter", "1000"),
+    "too deep": (nested(40), "filter" + ".compound.filters[0]" * 33, "deep"),
+    "huge operand": (
+        leaf(type=EQ, key="catalogue:year", value=pb.Value(string_value=LONG)),
+        "filter.comparison.value",
+        "int64",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FILTERS)
+def test_a_wrong_filter_is_named_by_its_path(service, case):
+    condition, path, says = FILTERS[case]
+    for call, kind in (
+        (service.stub.Retrieve, pb.RetrieveRequest),
+        (service.stub.Recommend, pb.RecommendRequest),
+    ):
+        error = failure(call, kind(recommender="both", user_id=service.world.id(1), filter=condition))
+        assert (error.code, error.reason) == ("INVALID_ARGUMENT", "INVALID_ARGUMENT")
+        shown = path if len(path) <= 200 else path[:200] + " ..."
+        assert error.fields == (shown,)
+        assert says in error.message
+        assert not error.retry
+
+
+def value(**kind) -> dict:
+    return kind
+
+
+CONTEXT = {
+    "unknown name": ("colour", pb.Value(int64_value=1), "profile:age"),
+    "item feature": ("catalogue:year", pb.Value(int64_value=1), "no value of that name"),
+    "the id": ("entity:user_id", pb.Value(int64_value=1), "no value of that name"),
+    "text for a number": ("profile:age", pb.Value(string_value="7"), "int64"),
+    "fraction for a whole number": ("profile:age", pb.Value(double_value=7.5), "int64"),
+    "truth value for a number": ("hour", pb.Value(bool_value=True), "int64"),
+    "number for text": ("profile:gender", pb.Value(int64_value=7), "string"),
+    "list for a scalar": ("hour", pb.Value(int64_list=pb.Int64List(values=[1])), "single value"),
+    "scalar for a list": ("history:items", pb.Value(int64_value=1), "list"),
+    "list of another type": ("seen:items", pb.Value(double_list=pb.DoubleList(values=[1.0])), "float"),
+    "NaN": ("profile:spend", pb.Value(double_value=float("nan")), "finite"),
+    "infinity": ("profile:spend", pb.Value(double_value=float("-inf")), "finite"),
+    "beyond single precision": ("profile:spend", pb.Value(double_value=1e300), "single precision"),
+    "a huge name": (LONG, pb.Value(int64_value=1), "xxx"),
+}
+
+
+@pytest.mark.parametrize("case", CONTEXT)
+def test_a_wrong_context_value_is_named(service, case):
+    name, wrong, says = CONTEXT[case]
+    path = f"context[{name}]" if len(name) < 200 else f"context[{name}"[:200] + " ..."
+    user_id = service.world.id(1)
+    for call, request in (
+        (service.stub.Retrieve, pb.RetrieveRequest(recommender="both", user_id=user_id, context={name: wrong})),
+        (service.stub.Rank, pb.RankRequest(recommender="both", user_id=user_id, context={name: wrong})),
+        (service.stub.Recommend, pb.RecommendRequest(recommender="both", user_id=user_id, context={name: wrong})),
+    ):
+        error = failure(call, request)
+        assert error.code == "INVALID_ARGUMENT"
+        assert error.fields == (path,)
+        assert says in error.message
+
+
+CANDIDATE = {
+    "unknown name": ("colour", {"int64_values": pb.Int64List(values=[1, 2])}, "retrieval_score"),
+    "user feature": ("profile:age", {"int64_values": pb.Int64List(values=[1, 2])}, "no value of that name"),
+    "too few": ("retrieval_score", {"float_values": pb.FloatList(values=[1.0])}, "1 values for 2 item_ids"),
+    "too many": ("discount", {"int64_values": pb.Int64List(values=[1, 2, 3])}, "3 values for 2 item_ids"),
+    "text for a number": ("discount", {"string_values": pb.StringList(values=["1", "2"])}, "string"),
+    "fractions for whole numbers": ("catalogue:year", {"float_values": pb.FloatList(values=[1.0, 2.0])}, "float"),
+    "neither 0 nor 1": ("catalogue:adult", {"int64_values": pb.Int64List(values=[1, 2])}, "0 or 1"),
+    "a list feature": ("catalogue:genres", {"string_values": pb.StringList(values=["x", "y"])}, "list"),
+    "NaN": ("retrieval_score", {"float_values": pb.FloatList(values=[1.0, float("nan")])}, "finite"),
+    "infinity": ("retrieval_score", {"float_values": pb.FloatList(values=[float("inf"), 1.0])}, "finite"),
+    "nothing": ("retrieval_score", {}, "no values"),
+}
+
+
+@pytest.mark.parametrize("case", CANDIDATE)
+def test_a_wrong_candidate_feature_is_named(service, case):
+    name, column, says = CANDIDATE[case]
+    error = failure(
+        service.stub.Rank,
+        pb.RankRequest(
+            recommender="both",
+            user_id=service.world.id(1),
+            item_ids=[service.world.id(1), service.world.id(2)],
+            candidate_features={name: pb.FeatureColumn(**column)},
+        ),
+    )
+    assert error.code == "INVALID_ARGUMENT"
+    assert error.fields == (f"candidate_features[{name}]",)
+    assert says in error.message
+
+
+def test_numbers_and_sizes_have_limits(service):
+    user_id = service.world.id(1)
+    retrieve, rank, recommend = service.stub.Retrieve, service.stub.Rank, service.stub.Recommend
+    for call, request, field in (
+        (retrieve, pb.RetrieveRequest(top_k=-1), "top_k"),
+        (retrieve, pb.RetrieveRequest(top_k=1001), "top_k"),
+        (retrieve, pb.RetrieveRequest(exclude_item_ids=["1"] * 10_001), "exclude_item_ids"),
+        (rank, pb.RankRequest(top_k=-1), "top_k"),
+        (rank, pb.RankRequest(top_k=2001), "top_k"),
+        (rank, pb.RankRequest(item_ids=["1"] * 2001), "item_ids"),
+        (recommend, pb.RecommendRequest(top_k=-1), "top_k"),
+        (recommend, pb.RecommendRequest(top_k=1001), "top_k"),
+        (recommend, pb.RecommendRequest(candidate_count=-1), "candidate_count"),
+        (recommend, pb.RecommendRequest(candidate_count=2001), "candidate_count"),
+        (recommend, pb.RecommendRequest(exclude_item_ids=["1"] * 10_001), "exclude_item_ids"),
+    ):
+        request.recommender, request.user_id = "both", user_id
+        error = failure(call, request)
+        assert (error.code, error.fields) == ("INVALID_ARGUMENT", (field,))
+        assert any(limit in error.message for limit in ("1000", "2000", "10000", "-1"))
+
+
+def test_the_limits_themselves_are_fine(service):
+    user_id = service.world.id(1)
+    service.stub.Retrieve(
+        pb.RetrieveRequest(recommender="both", user_id=user_id, top_k=1000, exclude_item_ids=["1"] * 10_000)
+    )
+    reply = service.stub.Rank(
+        pb.RankRequest(recommender="both", user_id=user_id, item_ids=[f"no{n}" for n in range(2000)])
+    )
+    assert len(reply.unknown_item_ids) == 2000
+
+
+def test_a_user_must_be_given(service):
+    for call, request in (
+        (service.stub.Retrieve, pb.RetrieveRequest(recommender="both")),
+        (service.stub.Rank, pb.RankRequest(recommender="both")),
+        (service.stub.Recommend, pb.RecommendRequest(recommender="both")),
+    ):
+        error = failure(call, request)
+        assert (error.code, error.fields) == ("INVALID_ARGUMENT", ("user_id",))
+        assert "empty" in error.message
+
+
+@pytest.mark.parametrize("user_id", ["abc", "1.0", " 1", "9223372036854775808", LONG])
+def test_a_user_id_must_fit_the_key(service, user_id):
+    request = pb.RetrieveRequest(recommender="both", user_id=user_id)
+    if service.world.text:
+        assert service.stub.Retrieve(request).info.user_status == pb.USER_STATUS_UNKNOWN
+        return
+    error = failure(service.stub.Retrieve, request)
+    assert (error.code, error.fields) == ("INVALID_ARGUMENT", ("user_id",))
+
+
+def test_an_unknown_recommender_is_not_found_with_those_that_exist(service):
+    for call, kind in ((service.stub.Retrieve, pb.RetrieveRequest), (service.stub.Rank, pb.RankRequest)):
+        error = failure(call, kind(recommender="books", user_id=service.world.id(1)))
+        assert (error.code, error.reason) == ("NOT_FOUND", "UNKNOWN_RECOMMENDER")
+        assert error.metadata == {"recommenders": "both, plain"}
+        assert "both, plain" in error.message
+
+
+def test_an_empty_recommender_is_refused_where_there_are_several(service):
+    error = failure(service.stub.Retrieve, pb.RetrieveRequest(user_id=service.world.id(1)))
+    assert (error.code, error.fields) == ("INVALID_ARGUMENT", ("recommender",))
+    assert error.metadata == {"recommenders": "both, plain"}
+
+
+def test_an_empty_recommender_means_the_only_one(tmp_path):
+    world = build_world(tmp_path, recommenders={"only": {"top_k": 3}})
+    publish_bundle(world, names=["only"])
+    with serving(world) as (_, stub):
+        assert len(stub.Recommend(pb.RecommendRequest(user_id="1")).item_ids) == 3
+
+
+def test_a_recommender_that_only_retrieves_ranks_nothing(service):
+    for call, kind in ((service.stub.Rank, pb.RankRequest), (service.stub.Recommend, pb.RecommendRequest)):
+        error = failure(call, kind(recommender="plain", user_id=service.world.id(1)))
+        assert (error.code, error.fields) == ("INVALID_ARGUMENT", ("recommender",))
+        assert "only retrieves" in error.message
+
+
+def test_seen_items_can_only_be_excluded_where_the_settings_name_them(service):
+    request = pb.RetrieveRequest(recommender="plain", user_id=service.world.id(1), exclude_seen=True)
+    error = failure(service.stub.Retrieve, request)
+    assert (error.code, error.fields) == ("INVALID_ARGUMENT", ("exclude_seen",))
+
+
+def test_a_bundle_that_is_not_held_fails_with_the_current_one(service):
+    for call, kind in (
+        (service.stub.Retrieve, pb.RetrieveRequest),
+        (service.stub.Rank, pb.RankRequest),
+        (service.stub.Recommend, pb.RecommendRequest),
+    ):
+        error = failure(call, kind(recommender="both", user_id=service.world.id(1), bundle_id="20200101T000000Z-0"))
+        assert (error.code, error.reason) == ("FAILED_PRECONDITION", "BUNDLE_NOT_HELD")
+        assert error.metadata == {"current_bundle_id": service.bundle_id}
+
+
+def test_refusals_are_counted_by_code_without_the_callers_text(service):
+    def count() -> float:
+        labels = {"rpc": "Retrieve", "recommender": "", "code": "NOT_FOUND"}
+        return service.server.metrics.registry.get_sample_value("feast_recsys_requests_total", labels) or 0.0
+
+    before = count()
+    failure(service.stub.Retrieve, pb.RetrieveRequest(recommender="made up", user_id=service.world.id(1)))
+    assert count() == before + 1
