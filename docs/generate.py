@@ -26,8 +26,10 @@ def cli_page() -> str:
         result = runner.invoke(cli, [*arguments, "--help"], prog_name="feast-recsys", max_content_width=100)
         assert result.exit_code == 0, result.output
         parts.append(f"## {title}\n\n```text\n{result.output.rstrip()}\n```\n")
-    parts.append("## Exit codes\n\n0 done · 1 refused or failed, the reason is on standard error · 2 wrong usage · "
-                 "130 interrupted\n")  # fmt: skip
+    parts.append(
+        "## Exit codes\n\n0 done · 1 refused or failed, the reason is on standard error · 2 wrong usage · "
+        "130 interrupted\n"
+    )
     return "\n".join(parts)
 
 

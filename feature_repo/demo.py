@@ -64,8 +64,14 @@ def recsys(*arguments: str) -> None:
 
 def run(*command: str, quiet: bool = False) -> None:
     """Runs a step in the repository's folder. What a quiet one says is shown only if it fails."""
-    done = subprocess.run(command, cwd=REPO, stdout=subprocess.PIPE if quiet else None,
-                          stderr=subprocess.STDOUT if quiet else None, text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        command,
+        cwd=REPO,
+        stdout=subprocess.PIPE if quiet else None,
+        stderr=subprocess.STDOUT if quiet else None,
+        text=True,
+        check=False,
+    )
     if done.returncode != 0:
         console.print(f"[red]{' '.join(command)} failed with exit code {done.returncode}[/red]\n{done.stdout or ''}")
         sys.exit(done.returncode)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -337,6 +338,18 @@ def test_two_stores_in_one_process_do_not_disturb_each_other(repos: dict[str, Re
     readers = [reader_of(repo, ["recent:clicks"]) for repo in (repos["sqlite"], repos["redis"], again)]
     for _ in range(3):
         assert [reader.read([2])["recent:clicks"].to_list() for reader in readers] == [[20]] * 3
+
+
+def test_threads_share_a_reader(repo: Repo) -> None:
+    reader = reader_of(repo, REFERENCES)
+    expected = {key: {r: c.to_list() for r, c in reader.read([key]).items()} for key in (1, 2, 3, 999)}
+
+    def read_often(key: int) -> bool:
+        reads = ({r: c.to_list() for r, c in reader.read([key]).items()} for _ in range(50))
+        return all(repr(read) == repr(expected[key]) for read in reads)
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(read_often, [1, 2, 3, 999] * 2))
 
 
 def test_a_store_that_is_down_is_named_with_its_cause(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import InvalidRepository
 from feast_recsys.bundle.signature import Side
 from feast_recsys.features.plan import ViewPlan, compile_plan
-from feast_recsys.features.repo import Repo
+from feast_recsys.features.repo import Repo, open_repo
 from feast_recsys.features.schema import FeatureSchema, feature_schema, service_schemas
 
 USER_ROWS = pd.DataFrame({"user_id": [1], "event_timestamp": [at(0)], "age": [5], "words": [["x"]], "raw": [b"x"]})
@@ -93,7 +93,9 @@ def test_an_unknown_service_names_those_that_exist(repo: Repo) -> None:
 
 
 def test_precomputed_services_are_refused(repo: Repo) -> None:
-    repo.store.apply([FeatureService("fast", [repo.store.get_feature_view("profile")], precompute_online=True)])
+    repo.store.apply(
+        [FeatureService(name="fast", features=[repo.store.get_feature_view("profile")], precompute_online=True)]
+    )
     with pytest.raises(InvalidRepository, match=r"'fast'.*precompute_online"):
         service_schemas(repo, "fast")
 
@@ -102,7 +104,7 @@ def test_precomputed_services_are_refused(repo: Repo) -> None:
 def test_services_that_rename_are_refused(repo: Repo, rename: str) -> None:
     view = repo.store.get_feature_view("profile")
     renamed = view.with_name("alias") if rename == "name" else view.with_join_key_map({"user_id": "friend_id"})
-    repo.store.apply([FeatureService("renaming", [renamed])])
+    repo.store.apply([FeatureService(name="renaming", features=[renamed])])
     with pytest.raises(InvalidRepository, match=r"'renaming'.*'profile'"):
         service_schemas(repo, "renaming")
 
@@ -179,8 +181,6 @@ def test_the_state_of_a_view_gates_as_feast_does(tmp_path: Path, state: FeatureV
 
 
 def test_compiling_sees_what_another_process_applied(repo: Repo) -> None:
-    from feast_recsys.features.repo import open_repo
-
     assert compile_plan(repo, ["profile:age"], Side.USER).references
     other = open_repo(repo.path)
     source = FileSource(path=str(repo.path / "profile.parquet"), timestamp_field="event_timestamp")

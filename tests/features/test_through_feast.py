@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+import uvicorn
+import yaml
 from feast import Field, OnDemandFeatureView, RequestSource
-from feast.types import Array, Float32, Int64, String
+from feast.feature_server import get_app
+from feast.types import Array, Int64, String
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.feast_repo import View, at, feast_repo
-from support.feature_types import EVERY_TYPE
+from support.feature_types import EVERY_TYPE, MOMENT
 
 from feast_recsys.bundle.columns import Column, FieldStatus
 from feast_recsys.bundle.errors import InvalidRepository, OnlineStoreUnavailable
@@ -24,8 +31,8 @@ from feast_recsys.features.repo import Repo, open_repo
 from feast_recsys.features.schema import feature_schema
 from feast_recsys.features.training import point_in_time
 
-# Feast warns of both in its own code: the mode it chose for us, and dict outputs of its own example.
-pytestmark = pytest.mark.filterwarnings("ignore:On demand feature view is an experimental feature")
+# Feast says so at every apply of an on-demand view, in its own code.
+pytestmark = pytest.mark.filterwarnings("ignore:On demand feature view is an experimental feature:RuntimeWarning")
 
 
 def double(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -36,6 +43,10 @@ def double(inputs: dict[str, Any]) -> dict[str, Any]:
 def clicks_view() -> View:
     rows = pd.DataFrame({"user_id": [1, 2], "event_timestamp": [at(0), at(5)], "clicks": [10, 20], "name": ["a", None]})
     return View("recent", "user", {"clicks": Int64, "name": String}, rows)
+
+
+def triple(inputs: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({"thrice": 3 * inputs["clicks"]})
 
 
 def with_on_demand(folder: Path, redis: str | None, *, request: bool = False) -> Repo:
@@ -51,7 +62,15 @@ def with_on_demand(folder: Path, redis: str | None, *, request: bool = False) ->
         udf_string="double",
         mode="python",
     )
-    repo.store.apply([view])
+    other = OnDemandFeatureView(
+        name="by_pandas",
+        sources=sources[:1],
+        schema=[Field(name="thrice", dtype=Int64)],
+        udf=triple,
+        udf_string="triple",
+        mode="pandas",
+    )
+    repo.store.apply([view, other])
     return repo
 
 
@@ -61,8 +80,10 @@ def read(repo: Repo, references: list[str], keys: list[Any]) -> dict[str, Column
 
 def test_on_demand_features_beside_stored_ones(tmp_path: Path, redis_or_none: str | None) -> None:
     repo = with_on_demand(tmp_path, redis_or_none)
-    columns = read(repo, ["derived:copies", "recent:name", "derived:twice"], [2, 1, 2])
-    assert list(columns) == ["derived:copies", "recent:name", "derived:twice"]
+    references = ["derived:copies", "recent:name", "derived:twice", "by_pandas:thrice"]
+    columns = read(repo, references, [2, 1, 2])
+    assert list(columns) == references
+    assert columns["by_pandas:thrice"].to_list() == [60, 30, 60]
     assert columns["derived:twice"].to_list() == [40, 20, 40]
     assert columns["derived:copies"].to_list() == [[20, 20], [10, 10], [20, 20]]
     assert columns["recent:name"].to_list() == [None, "a", None]
@@ -79,7 +100,8 @@ def test_on_demand_features_belong_to_the_side_of_their_sources(tmp_path: Path) 
 def test_on_demand_features_in_training(tmp_path: Path) -> None:
     repo = with_on_demand(tmp_path, None)
     rows = pd.DataFrame({"user_id": [2, 1, 2, 2], "event_timestamp": [at(10), at(1), at(6), at(10)]})
-    columns = point_in_time(repo, ["derived:twice", "recent:clicks"], rows)
+    columns = point_in_time(repo, ["derived:twice", "recent:clicks", "by_pandas:thrice"], rows)
+    assert columns["by_pandas:thrice"].to_list() == [60, 30, 60, 60]
     assert columns["derived:twice"].to_list() == [40, 20, 40, 40]
     assert columns["recent:clicks"].to_list() == [20, 10, 20, 20]
 
@@ -87,6 +109,23 @@ def test_on_demand_features_in_training(tmp_path: Path) -> None:
 def test_on_demand_features_that_need_request_data_are_refused(tmp_path: Path) -> None:
     repo = with_on_demand(tmp_path, None, request=True)
     with pytest.raises(InvalidRepository, match=r"'derived' needs request data \('basket'\)"):
+        compile_plan(repo, ["derived:twice"], Side.USER)
+
+
+def test_sources_that_python_mode_would_mix_up_are_refused(tmp_path: Path) -> None:
+    other = clicks_view().rows[["user_id", "event_timestamp", "clicks"]]
+    views = [clicks_view(), View("older", "user", {"clicks": Int64}, other)]
+    repo = feast_repo(tmp_path, views, materialize_until=at(100).to_pydatetime())
+    view = OnDemandFeatureView(
+        name="derived",
+        sources=[repo.store.get_feature_view(name) for name in ("recent", "older")],
+        schema=[Field(name="twice", dtype=Int64), Field(name="copies", dtype=Array(Int64))],
+        udf=double,
+        udf_string="double",
+        mode="python",
+    )
+    repo.store.apply([view])
+    with pytest.raises(InvalidRepository, match=r"'derived' has two sources.*same name"):
         compile_plan(repo, ["derived:twice"], Side.USER)
 
 
@@ -104,8 +143,6 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Repo, Repo]:
     """One SQLite file behind Feast's own store class and behind one with an envelope of its own."""
     folder = tmp_path_factory.mktemp("pair")
     table = pd.DataFrame({"user_id": [1, 2, 3, 4, 5], "event_timestamp": [at(s) for s in range(5)]})
-    import pyarrow as pa
-
     rows = pa.Table.from_pandas(table)
     for name, _, kind, values in EVERY_TYPE:
         rows = rows.append_column(name, pa.array(values, kind))
@@ -137,12 +174,36 @@ def test_a_store_with_its_own_envelope_gives_the_same_columns(pair: tuple[Repo, 
     assert {FieldStatus.PRESENT, FieldStatus.NOT_FOUND} >= set(direct["typed:exact_int64"].status.tolist())
 
 
-def test_numbers_that_a_remote_store_typed_anew(tmp_path: Path) -> None:
-    """JSON knows one kind of number: what comes back as double is read as the declared integer, and so on."""
-    repo = with_on_demand(tmp_path, None)
-    view = repo.store.get_on_demand_feature_view("derived")
-    view.features = [Field(name="twice", dtype=Float32), Field(name="copies", dtype=Array(Float32))]
-    repo.store.registry.apply_feature_view(view, repo.store.project)
-    columns = read(repo, ["derived:twice", "derived:copies"], [1])
-    assert columns["derived:twice"].to_list() == [20.0]
-    assert columns["derived:copies"].to_list() == [[10.0, 10.0]]
+@pytest.fixture
+def remote(tmp_path: Path) -> Iterator[tuple[Repo, Repo]]:
+    """A repository, and the same one behind Feast's own feature server."""
+    simple = [
+        row for row in EVERY_TYPE if row[0] in ("int32", "int64", "float32", "bool", "string", "int64s", "strings")
+    ]
+    rows = pa.table({"user_id": [1, 2, 3, 4, 5], "event_timestamp": pa.array([at(s) for s in range(5)], MOMENT)})
+    for name, _, kind, values in simple:
+        rows = rows.append_column(name, pa.array(values, kind))
+    view = View("typed", "user", {name: kind for name, kind, *_ in simple}, rows)
+    local = feast_repo(tmp_path, [view], materialize_until=at(100).to_pydatetime())
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(get_app(open_repo(tmp_path).store), log_level="error"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        configuration = yaml.safe_load((tmp_path / "feature_store.yaml").read_text())
+        configuration["online_store"] = {"type": "remote", "path": f"http://127.0.0.1:{listener.getsockname()[1]}"}
+        (tmp_path / "remote.yaml").write_text(yaml.safe_dump(configuration))
+        yield local, open_repo(tmp_path, tmp_path / "remote.yaml")
+        server.should_exit = True
+        thread.join()
+
+
+def test_feasts_feature_server_gives_the_same_values(remote: tuple[Repo, Repo]) -> None:
+    """It sends JSON and no event times; what it types anew comes back as declared."""
+    references = [f"typed:{field.name}" for field in remote[0].store.get_feature_view("typed").features]
+    near, far = (read(repo, references, [1, 5, 3, 4, 77, 1]) for repo in remote)
+    for reference in references:
+        assert far[reference].to_list() == near[reference].to_list(), reference
+        assert far[reference].dtype is near[reference].dtype
+        assert far[reference].valid.tolist() == near[reference].valid.tolist()
+    assert near["typed:int64"].valid.tolist() == [True, True, True, False, False, True]

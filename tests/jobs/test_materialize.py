@@ -1,4 +1,4 @@
-"""The whole job on real stores: what it publishes is what the encoder and Feast say, and it does no more than needed."""
+"""The whole job on real stores: it publishes what the encoder and Feast say, and does no more than needed."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.serving import best
+from support.serving_bundle import best
 
 from feast_recsys.v1 import recommender_service_pb2 as pb
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from support.serving import AS_OF, best
+from support.serving_bundle import best
+from support.serving_world import AS_OF
 
 from feast_recsys.v1 import recommender_service_pb2 as pb
 

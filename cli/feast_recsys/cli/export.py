@@ -17,10 +17,20 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("-r", "--recommender", metavar="NAME", help="Whose checkpoints.  [default: the only one]")
 @click.option("--stage", type=click.Choice(["retrieval", "ranking"]), help="One stage only.  [default: both]")
-@click.option("-m", "--module", metavar="PACKAGE.MODULE:FACTORY", help="Your own module instead of a checkpoint: a "
-              "function without arguments that returns a torch.nn.Module, or a mapping of role to module.")  # fmt: skip
-@click.option("-s", "--signature", "signature_file", type=click.Path(exists=True, path_type=Path),
-              help="What your module takes: a YAML file in the form of model.yaml.")  # fmt: skip
+@click.option(
+    "-m",
+    "--module",
+    metavar="PACKAGE.MODULE:FACTORY",
+    help="Your own module instead of a checkpoint: a "
+    "function without arguments that returns a torch.nn.Module, or a mapping of role to module.",
+)
+@click.option(
+    "-s",
+    "--signature",
+    "signature_file",
+    type=click.Path(exists=True, path_type=Path),
+    help="What your module takes: a YAML file in the form of model.yaml.",
+)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Folder to write.  [default: the settings' models/NAME]"
 )

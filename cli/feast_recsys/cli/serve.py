@@ -13,8 +13,12 @@ from feast_recsys.cli.location import Location
 @click.option(
     "--address", metavar="HOST:PORT", help="Where to listen; port 0 takes a free one.  [default: the settings']"
 )
-@click.option("--log-level", default="INFO", show_default=True,
-              type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False))  # fmt: skip
+@click.option(
+    "--log-level",
+    default="INFO",
+    show_default=True,
+    type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
+)
 @click.pass_obj
 def serve(location: Location, address: str | None, log_level: str) -> None:
     """Answer Retrieve, Rank and Recommend over gRPC until SIGTERM or Ctrl-C.

@@ -21,6 +21,7 @@ from feast_recsys.features.plan import Slot, StalePolicy
 NULL_TIMESTAMP = -(2**63)
 """How Feast stores a timestamp that is null."""
 
+_NUMPY = {dtype: dtype.numpy for dtype in DType}
 _PRESENT, _NULL = int(FieldStatus.PRESENT), int(FieldStatus.NULL_VALUE)
 _NOT_FOUND, _STALE = int(FieldStatus.NOT_FOUND), int(FieldStatus.OUTSIDE_MAX_AGE)
 
@@ -54,12 +55,9 @@ def decode(
                 "materialize, or set `recsys.serving.stale` to `serve` or `default`",
                 field=slot.reference,
             )
-    states = np.array(status, np.uint8)
-    valid = states == _PRESENT
-    if policy == "serve":
-        valid |= states == _STALE
+    states, valid = _states(status, policy == "serve")
     if not slot.kind.is_list:
-        return Column(slot.kind.dtype, _scalars(slot.kind.dtype, values), states, valid, timestamps)
+        return Column(slot.kind.dtype, _scalars(slot, values), states, valid, timestamps)
     flat, offsets = _lists(slot, values)
     return Column(slot.kind.dtype, flat, states, valid, timestamps, offsets)
 
@@ -92,20 +90,53 @@ def _unpack(
     return values, status
 
 
-def _scalars(dtype: DType, values: list[Any]) -> Array:
-    with np.errstate(over="ignore"):  # a double beyond float32 is infinite, which to_tensor replaces
-        return np.array(values, dtype.numpy)
+def _states(status: list[int], serve_stale: bool) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """Statuses as an array, and whether each value may be used."""
+    if len(status) == 1:
+        return _SINGLE[status[0], serve_stale]
+    states = np.array(status, np.uint8)
+    valid = states == _PRESENT
+    if serve_stale:
+        valid |= states == _STALE
+    return states, valid
+
+
+def _scalars(slot: Slot, values: list[Any]) -> Array:
+    if slot.kind.field == "double_val":
+        return _narrow(np.array(values))
+    return np.array(values, _NUMPY[slot.kind.dtype])
 
 
 def _lists(slot: Slot, values: list[Any]) -> tuple[Array, npt.NDArray[np.int64]]:
-    offsets = np.zeros(len(values) + 1, np.int64)
-    np.cumsum([len(v) for v in values], out=offsets[1:])
-    elements = values[0] if len(values) == 1 else [x for v in values for x in v]
-    with np.errstate(over="ignore"):
-        flat: Array = np.fromiter(elements, slot.kind.dtype.numpy, int(offsets[-1]))
+    if len(values) == 1:
+        elements, offsets = values[0], np.array([0, len(values[0])], np.int64)
+    else:
+        elements = [x for v in values for x in v]
+        offsets = np.zeros(len(values) + 1, np.int64)
+        np.cumsum([len(v) for v in values], out=offsets[1:])
+    if slot.kind.field == "double_list_val":
+        return _narrow(np.fromiter(elements, np.float64, len(elements))), offsets
+    flat: Array = np.fromiter(elements, _NUMPY[slot.kind.dtype], len(elements))
     if slot.kind.field == "unix_timestamp_list_val":
         flat[flat == NULL_TIMESTAMP] = 0
     return flat, offsets
+
+
+def _narrow(doubles: Array) -> Array:
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, which to_tensor replaces
+        return doubles.astype(np.float32)
+
+
+def _constant(status: FieldStatus, serve_stale: bool) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    valid = status is FieldStatus.PRESENT or (serve_stale and status is FieldStatus.OUTSIDE_MAX_AGE)
+    arrays = np.array([status], np.uint8), np.array([valid])
+    for array in arrays:
+        array.flags.writeable = False
+    return arrays
+
+
+# One user is the common read, and creating arrays most of its cost: their statuses are shared.
+_SINGLE = {(int(s), serve): _constant(s, serve) for s in FieldStatus for serve in (False, True)}
 
 
 def _convert(slot: Slot, stored: str, value: Any) -> Any:

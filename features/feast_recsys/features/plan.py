@@ -59,6 +59,8 @@ class ViewPlan:
         key_field: Member of Feast's `Value` message that holds the key.
         ttl: Seconds after which a value is stale; 0 for never.
         stale: What to do with a stale value.
+        alone: Whether Feast must be asked for this view alone and by short names: its on-demand views in python
+            mode answer to no others.
     """
 
     name: str
@@ -68,6 +70,7 @@ class ViewPlan:
     key_field: str
     ttl: float
     stale: StalePolicy
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ def _compile_view(
     stale = repo.settings.serving.stale.get(name, "serve")
     if isinstance(view, OnDemandFeatureView):
         _check_on_demand(repo, view)
-        return ViewPlan(name, slots, features, None, "", 0.0, stale)
+        return ViewPlan(name, slots, features, None, "", 0.0, stale, alone=view.mode == "python")
     ttl = view.ttl.total_seconds() if view.ttl else 0.0
     return ViewPlan(
         name, slots, features, _project(view, features) if direct else None, _key_field(view, key), ttl, stale
@@ -211,5 +214,13 @@ def _check_on_demand(repo: Repo, view: OnDemandFeatureView) -> None:
             f"declare the input as `request:<name>` in the model's signature instead",
             field=view.name,
         )
+    inputs: list[str] = []
     for source in view.source_feature_view_projections.values():
         _check_servable(repo, get_view(repo, source.name))
+        inputs += [field.name for field in source.features]
+    if view.mode == "python" and len(set(inputs)) < len(inputs):
+        raise InvalidRepository(
+            f"on-demand feature view {view.name!r} has two sources with a feature of the same name, which Feast mixes "
+            "up in python mode; rename one of them, or use mode='pandas'",
+            field=view.name,
+        )

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from feast_recsys.bundle.columns import Column
-from feast_recsys.bundle.errors import InvalidArgument, OnlineStoreUnavailable
+from feast_recsys.bundle.errors import InvalidArgument, InvalidRepository, OnlineStoreUnavailable
 from feast_recsys.features.decode import decode
 from feast_recsys.features.feast_api import EntityKeyMessage, FeastStatus, GetOnlineFeaturesResponse, Value
 from feast_recsys.features.plan import ReadPlan, ViewPlan
@@ -35,7 +35,9 @@ class OnlineReader:
         self.plan = plan
         self._store = repo.store
         self._direct = tuple(view for view in plan.views if view.table is not None)
-        self._through_feast = tuple(view for view in plan.views if view.table is None)
+        others = [view for view in plan.views if view.table is None]
+        together = tuple(view for view in others if not view.alone)
+        self._through_feast = ([together] if together else []) + [(view,) for view in others if view.alone]
 
     def read(self, keys: Sequence[int | str]) -> dict[str, Column]:
         """The features of entities.
@@ -72,8 +74,8 @@ class OnlineReader:
             if view.key_field not in messages:
                 messages[view.key_field] = self._key_messages(view.key_field, keys)
             columns |= _decode_rows(view, self._read_view(view, messages[view.key_field]))
-        if self._through_feast:
-            columns |= self._read_through_feast(keys)
+        for views in self._through_feast:
+            columns |= self._read_through_feast(views, keys)
         return {reference: columns[reference] for reference in self.plan.references}
 
     def _key_messages(self, field: str, keys: list[int | str]) -> list[EntityKeyMessage]:
@@ -95,23 +97,27 @@ class OnlineReader:
         except Exception as error:  # stores raise whatever their drivers raise
             raise _unavailable(view.name, error) from error
 
-    def _read_through_feast(self, keys: list[int | str]) -> dict[str, Column]:
-        slots = [(view, slot) for view in self._through_feast for slot in view.slots]
+    def _read_through_feast(self, views: tuple[ViewPlan, ...], keys: list[int | str]) -> dict[str, Column]:
+        slots = [(view, slot) for view in views for slot in view.slots]
         if not keys:
             empty = np.zeros(0, np.int64)
             return {slot.reference: decode(slot, [], empty, None, view.stale) for view, slot in slots}
+        full = not views[0].alone
         try:
             response = self._store.get_online_features(
                 features=[slot.reference for _, slot in slots],
                 entity_rows={self.plan.key.join_key: keys},
-                full_feature_names=True,
+                full_feature_names=full,
             )
         except Exception as error:
-            raise _unavailable(", ".join(view.name for view in self._through_feast), error) from error
+            raise _unavailable(", ".join(view.name for view in views), error) from error
+        answers = dict(zip(response.proto.metadata.feature_names.val, response.proto.results, strict=True))
         columns = {}
-        by_name = dict(zip(response.proto.metadata.feature_names.val, response.proto.results, strict=True))
         for view, slot in slots:
-            messages, timestamps = _unwrap(by_name[slot.full_name])
+            answer = answers.get(slot.full_name if full else slot.feature)
+            if answer is None:
+                raise InvalidRepository(f"Feast answers nothing for {slot.reference}", field=slot.reference)
+            messages, timestamps = _unwrap(answer)
             columns[slot.reference] = decode(slot, messages, timestamps, _stale(view, timestamps), view.stale)
         return columns
 

@@ -90,7 +90,7 @@ def _materialize(repo: Repo, view: Any, mode: Mode, as_of: datetime) -> bool:
         reached = reached.replace(tzinfo=timezone.utc)
     if mode == "incremental" and reached is not None and reached >= as_of:
         return False
-    # Feast prints coloured lines, which would tear the progress bars, and the libraries below it warn about one another.
+    # Feast prints coloured lines, which would tear the progress bars; the libraries below it warn about one another.
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)

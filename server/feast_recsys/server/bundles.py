@@ -146,7 +146,7 @@ class BundleKeeper:
         self._metrics.bundle_refused()
         stays = self._shelf.held.current
         logger.error(
-            "bundle %s is refused: %s (%s; next attempt in %.0f s)",
+            "bundle %s is refused: %s (%s; next attempt in %.1f s)",
             bundle_id,
             error,
             f"bundle {stays.bundle.id} stays in service" if stays is not None else "there is no other",

@@ -9,7 +9,7 @@ import numpy as np
 
 from feast_recsys.bundle.columns import Array
 from feast_recsys.bundle.errors import InvalidArgument
-from feast_recsys.bundle.filters import Comparison, Compound, Filter
+from feast_recsys.bundle.filters import MAX_DEPTH, Comparison, Compound, Filter
 from feast_recsys.server.requests import (
     ContextValue,
     Eligibility,
@@ -150,10 +150,12 @@ class _Filters:
 
     def root(self, message: pb.Filter) -> Filter | None:
         """The whole filter; None for an unset one."""
-        return self._decode(message, "filter") if message.WhichOneof("kind") else None
+        return self._decode(message, "filter", 0) if message.WhichOneof("kind") else None
 
-    def _decode(self, message: pb.Filter, path: str) -> Filter:
+    def _decode(self, message: pb.Filter, path: str, depth: int) -> Filter:
         self._count += 1
+        if depth > MAX_DEPTH:
+            raise InvalidArgument(f"filter is nested more than {MAX_DEPTH} deep", field="filter")
         if self._count > MAX_FILTERS:
             raise InvalidArgument(f"filter has more than {MAX_FILTERS} parts; use IN for alternatives", field="filter")
         kind = message.WhichOneof("kind")
@@ -162,7 +164,7 @@ class _Filters:
             return Comparison(_type(leaf.type, _COMPARISONS, path), leaf.key, _value(leaf.value, f"{path}.value"))
         if kind == "compound":
             branch, path = message.compound, f"{path}.compound"
-            parts = (self._decode(part, f"{path}.filters[{n}]") for n, part in enumerate(branch.filters))
+            parts = (self._decode(part, f"{path}.filters[{n}]", depth + 1) for n, part in enumerate(branch.filters))
             return Compound(_type(branch.type, _COMPOUNDS, path), tuple(parts))
         raise InvalidArgument(f"{path} is unset; set its comparison or its compound", field=path)
 

@@ -9,10 +9,11 @@ from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from feast_recsys.bundle.errors import RecsysError
+from feast_recsys.bundle.errors import InvalidArgument, RecsysError
 from feast_recsys.server.metrics import Metrics
 from feast_recsys.v1 import recommender_service_pb2 as pb
 
@@ -52,19 +53,22 @@ class ServiceInterceptor(grpc.ServerInterceptor):
             return continuation(handler_call_details)
         if method not in self._wrapped:
             handler = continuation(handler_call_details)
-            if handler is None or handler.unary_unary is None:
+            if handler is None or handler.unary_unary is None or handler.request_deserializer is None:
                 return handler
             self._wrapped[method] = grpc.unary_unary_rpc_method_handler(
                 self._wrap(method.rpartition("/")[2], handler.unary_unary),
-                handler.request_deserializer,
+                _tolerant(handler.request_deserializer),
                 handler.response_serializer,
             )
         return self._wrapped[method]
 
     def _wrap(self, rpc: str, behaviour: Callable[[Any, grpc.ServicerContext], Any]) -> Callable[..., Any]:
         def call(request: Any, context: grpc.ServicerContext) -> Any:
-            started, code = time.perf_counter(), "OK"
+            started, code, name = time.perf_counter(), "OK", ""
             try:
+                if isinstance(request, DecodeError):
+                    raise InvalidArgument(f"the request can't be decoded: {request}; is it nested too deep?")
+                name = request.recommender
                 return behaviour(request, context)
             except RecsysError as error:
                 code, status = error.code, to_status(error)
@@ -73,8 +77,7 @@ class ServiceInterceptor(grpc.ServerInterceptor):
                 code = "INTERNAL"
                 status = to_status(RecsysError("internal error; the server's log has the details"))
             finally:
-                recommender = self._recommender_name(request.recommender)
-                self._metrics.request(rpc, recommender, code, time.perf_counter() - started)
+                self._metrics.request(rpc, self._recommender_name(name), code, time.perf_counter() - started)
             context.abort_with_status(rpc_status.to_status(status))
 
         return call
@@ -95,6 +98,18 @@ def to_status(error: RecsysError) -> status_pb2.Status:
         packed.append(any_pb2.Any())
         packed[-1].Pack(detail)
     return status_pb2.Status(code=code_pb2.Code.Value(error.code), message=message, details=packed)
+
+
+def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Hands a DecodeError on as the request: gRPC itself would answer INTERNAL, as if the server had failed."""
+
+    def decode(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError as error:
+            return error
+
+    return decode
 
 
 def _cut(text: str, limit: int) -> str:

@@ -1,0 +1,345 @@
+"""Whatever goes wrong is named, nothing is published, and the next run succeeds."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from feast.protos.feast.types.Value_pb2 import Value
+from support import graphs, shop
+from support.feast_repo import TIMESTAMP, at
+
+from feast_recsys.bundle.columns import DType
+from feast_recsys.bundle.errors import (
+    CorruptArtifact,
+    InvalidRepository,
+    InvalidSettings,
+    InvalidSignature,
+    JobFailed,
+)
+from feast_recsys.bundle.signature import Input, Role, Side, Stage
+from feast_recsys.bundle.store import current, open_bundle
+from feast_recsys.features.repo import open_repo
+from feast_recsys.jobs.lease import hold_lease
+from feast_recsys.jobs.pipeline import materialize
+from feast_recsys.jobs.report import Silent
+
+AS_OF = shop.AS_OF
+
+
+class During(Silent):
+    """Does something the moment a step begins, or first tells its progress."""
+
+    def __init__(self, step, action, *, on_progress=False):
+        self._step, self._action, self._on_progress = step, action, on_progress
+        self._now = ""
+
+    def start(self, step):
+        self._now = step
+        if step.startswith(self._step) and not self._on_progress:
+            self._action()
+
+    def progress(self, done, total):
+        if self._now.startswith(self._step) and self._on_progress and done == total:
+            self._action()
+
+
+def export_item_encoder(folder, *specs, dimension=shop.DIMENSION, vocabularies=None):
+    """A retrieval model with other item inputs."""
+    takes = shop.inputs(True)
+    known = shop.vocabularies(True) | (vocabularies or {})
+    graphs.export(
+        folder / "models/things_retrieval", "things_retrieval", Stage.RETRIEVAL,
+        {Role.QUERY_ENCODER: takes[Role.QUERY_ENCODER], Role.ITEM_ENCODER: specs}, known, dimension=dimension,
+    )  # fmt: skip
+
+
+def edit_signature(folder, model, edit):
+    path = folder / "models" / model / "model.yaml"
+    document = yaml.safe_load(path.read_text())
+    edit(document)
+    path.write_text(yaml.safe_dump(document))
+
+
+def item_input(name, feature, dtype, **rest):
+    rest = {"default": dtype.zero, "pad": dtype.zero, **rest}
+    return Input(name, feature, Side.ITEM, dtype, **rest)
+
+
+@pytest.mark.parametrize("stage", ["retrieval", "ranking"])
+def test_a_missing_model_names_recommender_folder_and_command(tmp_path, stage):
+    repo = shop.shop(tmp_path)
+    (tmp_path / f"models/things_{stage}/model.yaml").unlink()
+    with pytest.raises(InvalidRepository) as caught:
+        materialize(repo, as_of=AS_OF)
+    message = caught.value.message
+    assert f"recommender 'things' has no exported {stage} model at {tmp_path}/models/things_{stage}" in message
+    assert f"run `feast-recsys export --recommender things --stage {stage}`" in message
+    assert caught.value.field == f"recsys.recommenders.things.{stage}.model"
+
+
+def test_a_model_of_another_stage_is_refused(tmp_path):
+    settings = {"recommenders": {"things": {"retrieval": {"model": "things_ranking"}}}}
+    repo = shop.shop(tmp_path, settings=settings)
+    with pytest.raises(
+        InvalidRepository, match="holds a ranking model, but recommender 'things' names it for retrieval"
+    ):
+        materialize(repo, as_of=AS_OF)
+
+
+def test_a_name_that_can_not_be_a_folder_is_refused(tmp_path):
+    repo = shop.shop(tmp_path, settings={"recommenders": {"../things": {}}})
+    with pytest.raises(InvalidSettings, match=r"'\.\./things' can't be the name of a folder"):
+        materialize(repo, as_of=AS_OF)
+
+
+YEAR = item_input("year", "catalogue:year", DType.INT64)
+MISFITS = [
+    (replace(YEAR, feature="catalogue:colour"), "'year': feature view 'catalogue' has no feature 'colour'; it has"),
+    (replace(YEAR, feature="stock:year"), "input 'year': the Feast repository has no feature view 'stock'; it has"),
+    (replace(YEAR, feature="profile:age"), "profile:age is a feature of the user, the signature says item"),
+    (replace(YEAR, feature="catalogue:price"), "catalogue:price is float32 in Feast, int64 in the signature"),
+    (replace(YEAR, feature="catalogue:sizes", dtype=DType.FLOAT32), "catalogue:sizes is a list in Feast, a single"),
+    (replace(YEAR, max_length=3), "catalogue:year is a single value in Feast, a list in the signature"),
+    (replace(YEAR, feature="entity:item_id"), "it is bound to entity:item_id, but the item's join key is 'sku'"),
+    (replace(YEAR, feature="entity:sku"), "entity:sku is string in Feast, int64 in the signature"),
+    (replace(YEAR, feature=shop.VECTORS, dtype=DType.FLOAT32, max_length=4), "holds item vectors, which can't be"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("spec", "message"), MISFITS)
+def test_an_input_that_feast_can_not_fill_is_named(tmp_path, spec, message):
+    repo = shop.shop(tmp_path)
+    export_item_encoder(tmp_path, spec)
+    with pytest.raises(InvalidRepository, match=message.replace("(", r"\(")):
+        materialize(repo, as_of=AS_OF)
+
+
+def test_a_feature_whose_view_can_not_be_served_says_why(tmp_path):
+    repo = shop.shop(tmp_path)
+    popularity = repo.store.get_feature_view("popularity")
+    popularity.online = False
+    repo.store.apply([popularity])
+    with pytest.raises(InvalidRepository, match="'popularity' is declared online=False"):
+        materialize(repo, as_of=AS_OF)
+
+
+def test_a_vocabulary_of_another_type_is_named(tmp_path):
+    repo = shop.shop(tmp_path)
+    (tmp_path / "models/things_retrieval/tags.json").write_text("[1, 2]")
+    with pytest.raises(
+        InvalidSignature, match=r"input 'tags': tags\.json holds keys of type int64, the input is string"
+    ):
+        materialize(repo, as_of=AS_OF)
+    (tmp_path / "models/things_retrieval/tags.json").unlink()
+    with pytest.raises(CorruptArtifact, match=r"input 'tags': vocabulary .*tags\.json can't be read"):
+        materialize(repo, as_of=AS_OF)
+
+
+def test_an_empty_catalogue_is_no_catalogue(tmp_path):
+    repo = shop.shop(tmp_path)
+    with pytest.raises(InvalidRepository, match="catalogue view 'catalogue' has no item up to 2023-12-31"):
+        materialize(repo, as_of=datetime(2023, 12, 31, tzinfo=timezone.utc))
+    assert current(tmp_path / "bundles") is None
+    assert materialize(repo, as_of=AS_OF).published
+
+
+def test_a_source_that_feast_can_not_read_names_the_view(tmp_path):
+    repo = shop.shop(tmp_path)
+    path = tmp_path / "popularity.parquet"
+    good = path.read_bytes()
+    path.write_bytes(b"no parquet")
+    with pytest.raises(JobFailed, match="Feast could not materialize feature view 'popularity'"):
+        materialize(repo, as_of=AS_OF)
+    path.write_bytes(good)
+    assert materialize(repo, as_of=AS_OF).published
+
+
+def test_vectors_that_are_not_finite_name_the_item(tmp_path):
+    repo = shop.shop(tmp_path)
+    price = [3e38, *shop.ITEMS["price"][1:]]
+    pq.write_table(shop.catalogue_rows(shop.item_ids(True), price=price), tmp_path / "catalogue.parquet")
+    with pytest.raises(JobFailed, match="numbers that are not finite for items item-a"):
+        materialize(repo, as_of=AS_OF)
+
+
+def test_vectors_of_another_width_than_promised_are_refused(tmp_path):
+    repo = shop.shop(tmp_path)
+    edit_signature(tmp_path, "things_retrieval", lambda document: document.update(dimension=5))
+    with pytest.raises(JobFailed, match=r"gave \[6, 4\] for 6 items; its signature promises dimension 5"):
+        materialize(repo, as_of=AS_OF)
+
+
+def test_a_missing_value_that_the_encoder_requires_names_item_and_feature(tmp_path):
+    repo = shop.shop(tmp_path)
+
+    def require(document):
+        document["graphs"]["item_encoder"]["inputs"][1]["required"] = True
+
+    edit_signature(tmp_path, "things_retrieval", require)
+    with pytest.raises(JobFailed, match="item item-c has no value of catalogue:year, which the item encoder requires"):
+        materialize(repo, as_of=AS_OF)
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("popularity:sold", "is to take item vectors, but also has last_sold"),
+        ("vectors:vector", "the Feast repository has no feature view 'vectors'"),
+    ],
+)
+def test_vectors_need_a_view_of_their_own(tmp_path, reference, message):
+    repo = shop.shop(tmp_path, settings={"recommenders": {"things": {"retrieval": {"vectors": reference}}}})
+    with pytest.raises(InvalidRepository, match=message):
+        materialize(repo, as_of=AS_OF)
+
+
+def test_two_recommenders_need_two_features(tmp_path):
+    retrieval = {"model": "things_retrieval", "vectors": shop.VECTORS}
+    recommender = {"retrieval": retrieval, "ranking": None}
+    repo = shop.shop(tmp_path, settings={"recommenders": {"a": recommender, "b": recommender}})
+    with pytest.raises(InvalidRepository, match="two recommenders write their vectors to the same feature"):
+        materialize(repo, as_of=AS_OF)
+
+
+def test_a_folder_with_files_of_other_columns_is_refused(tmp_path):
+    repo = shop.shop(tmp_path)
+    path = tmp_path / "item_vectors/schema.parquet"
+    pq.write_table(pq.read_table(path).append_column("model", pa.array([], pa.string())), path)
+    with pytest.raises(
+        InvalidRepository, match=r"has the columns sku, vector, event_timestamp, model; item vectors need"
+    ):
+        materialize(repo, as_of=AS_OF)
+
+
+def update_online(folder, repo, view, feature, value):
+    """Changes a stored value of all items behind Feast's back, without a newer event time."""
+    with contextlib.closing(sqlite3.connect(folder / "online.db")) as connection:
+        connection.execute(
+            f"UPDATE {repo.store.project}_{view} SET value = ? WHERE feature_name = ?",
+            (value.SerializeToString(), feature),
+        )
+        connection.commit()
+
+
+def test_the_audit_names_feature_and_items_that_differ_and_nothing_is_published(tmp_path):
+    repo = shop.shop(tmp_path)
+    tamper = During("audit", lambda: update_online(tmp_path, repo, "catalogue", "year", Value(int64_val=3)))
+    with pytest.raises(JobFailed) as caught:
+        materialize(repo, as_of=AS_OF, reporter=tamper)
+    assert caught.value.field == "catalogue:year"
+    # Items d and e have the year 3 anyway.
+    assert "catalogue:year differs from get_online_features for items item-a, item-b, item-c, item-f;" in str(
+        caught.value
+    )
+    assert "for item-a the snapshot has 1, Feast 3" in str(caught.value)
+    assert current(tmp_path / "bundles") is None
+    assert materialize(repo, as_of=AS_OF).published
+
+
+def test_newer_online_rows_are_drift_and_no_error(tmp_path, redis_or_none):
+    repo = shop.shop(tmp_path, redis=redis_or_none)
+    rows = pd.DataFrame({shop.ITEM_KEY: shop.item_ids(True)[:2], "sold": [100, 200], "last_sold": [at(0), at(0)],
+                         TIMESTAMP: [at(9), at(9)]})  # fmt: skip
+    push = During("audit", lambda: repo.store.write_to_online_store("popularity", df=rows))
+    summary = materialize(repo, as_of=AS_OF, reporter=push)
+    assert summary.published
+    counts = next(step.counts for step in summary.steps if step.name == "audit")
+    assert counts["drifted"] == 4
+    assert counts["values"] == 8 * shop.N - 4
+    bundle = open_bundle(tmp_path / "bundles" / summary.bundle_id)
+    assert bundle.snapshot.column("popularity:sold").to_list()[:2] == [1, 2]
+
+
+def test_vectors_that_read_back_otherwise_fail_the_job(tmp_path):
+    repo = shop.shop(tmp_path)
+    wrong = Value()
+    wrong.float_list_val.val.extend([1.0, 2.0, 3.0, 4.0])
+    tamper = During(
+        "write vectors", lambda: update_online(tmp_path, repo, "item_vectors", "vector", wrong), on_progress=True
+    )
+    with pytest.raises(JobFailed, match="item_vectors:vector was written, but reads back otherwise for 6 of 6 items"):
+        materialize(repo, as_of=AS_OF, reporter=tamper)
+    assert current(tmp_path / "bundles") is None
+
+
+def test_vectors_from_a_clock_that_was_ahead_are_replaced_all_the_same(tmp_path, redis_server):
+    """Redis keeps the row with the newer event time, so the job must find a time that is newer still."""
+    repo = shop.shop(tmp_path, redis=redis_server)
+    ids = shop.item_ids(True)
+    ahead = pd.Timestamp.now(tz="UTC") + pd.Timedelta(hours=1)
+    rows = pd.DataFrame({shop.ITEM_KEY: ids, "vector": [np.zeros(4, np.float32)] * shop.N, TIMESTAMP: ahead})
+    repo.store.write_to_online_store("item_vectors", df=rows)
+    assert materialize(repo, as_of=AS_OF).published
+    answer = repo.store.get_online_features([shop.VECTORS], [{shop.ITEM_KEY: i} for i in ids]).to_dict()["vector"]
+    np.testing.assert_array_equal(np.array(answer, np.float32), shop.expected_vectors(True))
+
+
+def test_a_model_that_changes_under_the_job_fails_it(tmp_path):
+    repo = shop.shop(tmp_path)
+    export = During("write bundle", lambda: shop.export_models(tmp_path / "models", True, seed=1))
+    with pytest.raises(JobFailed, match="was exported anew while this job read it; run it again"):
+        materialize(repo, as_of=AS_OF, reporter=export)
+    summary = materialize(repo, as_of=AS_OF)
+    vectors = np.load(tmp_path / "bundles" / summary.bundle_id / "vectors/things.npy")
+    np.testing.assert_array_equal(vectors, shop.expected_vectors(True, seed=1))
+
+
+def test_a_failed_run_is_made_good_even_if_the_models_went_back(tmp_path):
+    """The failed run has written vectors to Feast that fit no bundle."""
+    repo = shop.shop(tmp_path)
+    first = materialize(repo, as_of=AS_OF)
+    shop.export_models(tmp_path / "models", True, seed=1)
+
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        materialize(repo, as_of=AS_OF, reporter=During("write bundle", stop))
+    shop.export_models(tmp_path / "models", True, seed=0)
+    again = materialize(repo, as_of=AS_OF)
+    assert again.published and again.bundle_id != first.bundle_id
+    rows = [{shop.ITEM_KEY: i} for i in shop.item_ids(True)]
+    stored = repo.store.get_online_features([shop.VECTORS], rows).to_dict()["vector"]
+    np.testing.assert_array_equal(np.array(stored, np.float32), shop.expected_vectors(True))
+    assert not materialize(repo, as_of=AS_OF).published
+
+
+def test_a_broken_bundle_is_replaced_although_nothing_is_new(tmp_path):
+    repo = shop.shop(tmp_path)
+    first = materialize(repo, as_of=AS_OF)
+    (tmp_path / "bundles" / first.bundle_id / "vectors/things.npy").write_bytes(b"broken")
+    again = materialize(repo, as_of=AS_OF)
+    assert again.published
+    assert any("vectors/things.npy" in note for note in again.notes)
+    open_bundle(tmp_path / "bundles" / again.bundle_id)
+
+
+def test_two_jobs_at_a_time_are_one_too_many(tmp_path):
+    repo = shop.shop(tmp_path)
+    with (
+        hold_lease(tmp_path / "bundles"),
+        pytest.raises(JobFailed, match="another materialization is running: process"),
+    ):
+        materialize(repo, as_of=AS_OF)
+
+
+def test_a_bundle_of_yesterday_stays_current_while_today_fails(tmp_path):
+    repo = shop.shop(tmp_path)
+    first = materialize(repo, as_of=AS_OF)
+    with pytest.raises(JobFailed):
+        materialize(repo, mode="full", as_of=AS_OF + timedelta(days=1), reporter=During("publish", _fail))
+    assert current(tmp_path / "bundles") == first.bundle_id
+    assert materialize(open_repo(tmp_path), as_of=AS_OF + timedelta(days=1)).published
+
+
+def _fail():
+    raise JobFailed("on purpose")
