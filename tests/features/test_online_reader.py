@@ -367,3 +367,24 @@ def test_a_view_never_materialized_has_no_rows(tmp_path: Path, redis_or_none: st
     assert reader.read([1])["recent:clicks"].status.tolist() == [FieldStatus.NOT_FOUND]
     materialize(repo, at(100).to_pydatetime())
     assert reader.read([1])["recent:clicks"].to_list() == [10]
+
+
+def test_a_versioned_view_is_read_at_its_current_version(tmp_path: Path, redis_or_none: str | None) -> None:
+    """Feast then keeps the rows of each version apart."""
+    registry = {"path": "registry.db", "cache_ttl_seconds": 0, "enable_online_feature_view_versioning": True}
+    repo = feast_repo(
+        tmp_path,
+        [View("recent", "user", {"clicks": Int64}, typed_views()[1].rows)],
+        redis=redis_or_none,
+        configuration={"registry": registry},
+        materialize_until=at(100).to_pydatetime(),
+    )
+    view = repo.store.get_feature_view("recent")
+    view.features = [Field(name="clicks", dtype=Float32)]
+    repo.store.apply([view])
+    rows = pd.DataFrame({"user_id": [1], "event_timestamp": [at(50)], "clicks": [0.5]})
+    rows.to_parquet(tmp_path / "recent.parquet")
+    materialize(repo, at(100).to_pydatetime())
+    assert repo.store.get_feature_view("recent").current_version_number == 1
+    assert_reads_as_feast_does(repo, ["recent:clicks"], [1, 2, 3])
+    assert reader_of(repo, ["recent:clicks"]).read([1, 2])["recent:clicks"].to_list() == [0.5, None]

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support import shop
+from support import warehouse
 from support.feast_repo import TIMESTAMP, at
 
 from feast_recsys.bundle.errors import InvalidArgument
@@ -19,7 +19,7 @@ from feast_recsys.bundle.store import current, history, open_bundle
 from feast_recsys.features.repo import open_repo
 from feast_recsys.jobs.pipeline import materialize
 
-AS_OF = shop.AS_OF
+AS_OF = warehouse.AS_OF
 
 
 class Recorder:
@@ -59,7 +59,7 @@ def vectors_of(bundle, repo):
 
 def feast_vectors(repo, ids):
     """What any other client of Feast sees."""
-    answer = repo.store.get_online_features([shop.VECTORS], [{shop.ITEM_KEY: i} for i in ids]).to_dict()
+    answer = repo.store.get_online_features([warehouse.VECTORS], [{warehouse.ITEM_KEY: i} for i in ids]).to_dict()
     return [None if v is None else np.array(v, np.float32) for v in answer["vector"]]
 
 
@@ -71,38 +71,38 @@ def replace_rows(folder, *tables):
 
 @pytest.mark.parametrize("strings", [True, False], ids=["string ids", "integer ids"])
 def test_a_first_run_publishes_what_feast_and_the_encoder_say(tmp_path, redis_or_none, strings):
-    repo = shop.shop(tmp_path, strings=strings, redis=redis_or_none)
+    repo = warehouse.build(tmp_path, strings=strings, redis=redis_or_none)
     reporter = Recorder()
     summary = materialize(repo, as_of=AS_OF, reporter=reporter)
-    ids, oracle = shop.item_ids(strings), shop.expected_vectors(strings)
+    ids, oracle = warehouse.item_ids(strings), warehouse.expected_vectors(strings)
 
     assert summary.published
-    assert (summary.items, summary.mode, summary.as_of) == (shop.N, "incremental", AS_OF)
+    assert (summary.items, summary.mode, summary.as_of) == (warehouse.N, "incremental", AS_OF)
     bundle = bundle_of(repo)
     assert summary.bundle_id == bundle.id == bundle.manifest.bundle_id
     assert bundle.manifest.as_of == int(AS_OF.timestamp())
 
-    everything = np.arange(shop.N)
+    everything = np.arange(warehouse.N)
     assert bundle.snapshot.keys_of(everything).tolist() == ids
     np.testing.assert_array_equal(vectors_of(bundle, repo), oracle)
     for stored, row in zip(feast_vectors(repo, ids), oracle, strict=True):
         np.testing.assert_array_equal(stored, row)
 
-    for name, values in shop.ITEMS.items():
+    for name, values in warehouse.ITEMS.items():
         assert bundle.snapshot.column(f"catalogue:{name}").to_list() == values
     sold = bundle.snapshot.column("popularity:sold")
-    assert sold.to_list() == [*range(1, shop.N - 1), None, None]
+    assert sold.to_list() == [*range(1, warehouse.N - 1), None, None]
     assert bundle.snapshot.column("popularity:last_sold").to_list()[1] == int(at(1).timestamp())  # whole seconds
-    assert shop.VECTORS not in bundle.snapshot.references
+    assert warehouse.VECTORS not in bundle.snapshot.references
 
     answer = repo.store.get_online_features(
-        list(bundle.snapshot.references), [{shop.ITEM_KEY: i} for i in ids], full_feature_names=True
+        list(bundle.snapshot.references), [{warehouse.ITEM_KEY: i} for i in ids], full_feature_names=True
     ).to_dict()
-    assert answer["catalogue__title"] == shop.ITEMS["title"]
+    assert answer["catalogue__title"] == warehouse.ITEMS["title"]
     assert answer["popularity__sold"] == sold.to_list()
 
-    assert counts(summary, "embed") == {"embedded": shop.N, "reused": 0}
-    assert counts(summary, "audit") == {"items": shop.N, "values": shop.N * 8, "drifted": 0}
+    assert counts(summary, "embed") == {"embedded": warehouse.N, "reused": 0}
+    assert counts(summary, "audit") == {"items": warehouse.N, "values": warehouse.N * 8, "drifted": 0}
     assert reporter.steps == [step.name for step in summary.steps] == [
         "open models", "materialize feature views", "read catalogue", "embed items for things",
         "write vectors to item_vectors", "write bundle", "audit", "publish",
@@ -113,7 +113,7 @@ def test_a_first_run_publishes_what_feast_and_the_encoder_say(tmp_path, redis_or
 
 
 def test_a_manifest_tells_where_a_bundle_comes_from(tmp_path):
-    repo = shop.shop(tmp_path)
+    repo = warehouse.build(tmp_path)
     materialize(repo, as_of=AS_OF)
     manifest = bundle_of(repo).manifest
     facts = manifest.metadata
@@ -122,7 +122,7 @@ def test_a_manifest_tells_where_a_bundle_comes_from(tmp_path):
     assert len(facts["registry"]) == 64
     assert facts["features"]["catalogue:title"] == 4
     assert facts["newest"] == {"catalogue": int(at(0).timestamp()), "popularity": int(at(5).timestamp())}
-    assert facts["audit"]["values"] == shop.N * 8
+    assert facts["audit"]["values"] == warehouse.N * 8
     assert facts["models"] == {"things_retrieval": "retrieval", "things_ranking": "ranking"}
     for name in ("things_retrieval", "things_ranking"):
         source, copy = tmp_path / "models" / name, tmp_path / "bundles" / manifest.bundle_id / "models" / name
@@ -130,7 +130,7 @@ def test_a_manifest_tells_where_a_bundle_comes_from(tmp_path):
 
 
 def test_a_second_run_has_nothing_new(tmp_path, redis_or_none):
-    repo = shop.shop(tmp_path, redis=redis_or_none)
+    repo = warehouse.build(tmp_path, redis=redis_or_none)
     first = materialize(repo, as_of=AS_OF)
     files = sorted(p.name for p in (tmp_path / "item_vectors").iterdir())
     for as_of in (AS_OF, AS_OF + timedelta(days=1), None):
@@ -144,85 +144,85 @@ def test_a_second_run_has_nothing_new(tmp_path, redis_or_none):
 
 
 def test_the_same_values_materialized_again_are_nothing_new(tmp_path):
-    repo = shop.shop(tmp_path)
+    repo = warehouse.build(tmp_path)
     materialize(repo, as_of=AS_OF)
-    replace_rows(tmp_path, shop.catalogue_rows(shop.item_ids(True), moment=AS_OF))
+    replace_rows(tmp_path, warehouse.catalogue_rows(warehouse.item_ids(True), moment=AS_OF))
     again = materialize(repo, as_of=AS_OF + timedelta(days=1))
     assert counts(again, "materialize")["materialized"] == 5
     assert not again.published
 
 
 def test_only_what_changed_is_embedded_again(tmp_path, redis_or_none):
-    repo = shop.shop(tmp_path, redis=redis_or_none)
+    repo = warehouse.build(tmp_path, redis=redis_or_none)
     materialize(repo, as_of=AS_OF)
-    ids = shop.item_ids(True)
-    year = [77, *shop.ITEMS["year"][1:]]
-    replace_rows(tmp_path, shop.catalogue_rows(ids[:1], moment=AS_OF + timedelta(hours=1), year=year))
+    ids = warehouse.item_ids(True)
+    year = [77, *warehouse.ITEMS["year"][1:]]
+    replace_rows(tmp_path, warehouse.catalogue_rows(ids[:1], moment=AS_OF + timedelta(hours=1), year=year))
     summary = materialize(repo, as_of=AS_OF + timedelta(days=1))
     assert summary.published
-    assert counts(summary, "embed") == {"embedded": 1, "reused": shop.N - 1}
-    oracle = shop.expected_vectors(True, year=year)
+    assert counts(summary, "embed") == {"embedded": 1, "reused": warehouse.N - 1}
+    oracle = warehouse.expected_vectors(True, year=year)
     np.testing.assert_array_equal(vectors_of(bundle_of(repo), repo), oracle)
     np.testing.assert_array_equal(np.stack(feast_vectors(repo, ids)), oracle)
 
 
 def test_a_change_that_the_encoder_does_not_see_leaves_the_vectors_alone(tmp_path):
-    repo = shop.shop(tmp_path)
+    repo = warehouse.build(tmp_path)
     materialize(repo, as_of=AS_OF)
     files = sorted(p.name for p in (tmp_path / "item_vectors").iterdir())
-    replace_rows(tmp_path, shop.catalogue_rows(shop.item_ids(True)[:1], moment=AS_OF, title=["Cap"]))
+    replace_rows(tmp_path, warehouse.catalogue_rows(warehouse.item_ids(True)[:1], moment=AS_OF, title=["Cap"]))
     summary = materialize(repo, as_of=AS_OF + timedelta(days=1))
     assert summary.published
     assert bundle_of(repo).snapshot.column("catalogue:title").to_list()[0] == "Cap"
-    assert counts(summary, "embed") == {"embedded": 0, "reused": shop.N}
+    assert counts(summary, "embed") == {"embedded": 0, "reused": warehouse.N}
     assert counts(summary, "write vectors") == {"written": 0}
     assert sorted(p.name for p in (tmp_path / "item_vectors").iterdir()) == files
 
 
 def test_a_new_item_joins_at_its_place(tmp_path):
-    repo = shop.shop(tmp_path)
+    repo = warehouse.build(tmp_path)
     materialize(repo, as_of=AS_OF)
-    new = shop.catalogue_rows(["item-aa"], moment=AS_OF, title=["Scarf"], year=[5])
+    new = warehouse.catalogue_rows(["item-aa"], moment=AS_OF, title=["Scarf"], year=[5])
     replace_rows(tmp_path, new)
     summary = materialize(repo, as_of=AS_OF + timedelta(days=1))
-    assert summary.items == shop.N + 1
-    assert counts(summary, "embed") == {"embedded": 1, "reused": shop.N}
+    assert summary.items == warehouse.N + 1
+    assert counts(summary, "embed") == {"embedded": 1, "reused": warehouse.N}
     bundle = bundle_of(repo)
-    ids = bundle.snapshot.ids_of(np.arange(shop.N + 1))
-    assert ids == sorted([*shop.item_ids(True), "item-aa"])
-    np.testing.assert_array_equal(np.delete(vectors_of(bundle, repo), 1, 0), shop.expected_vectors(True))
+    ids = bundle.snapshot.ids_of(np.arange(warehouse.N + 1))
+    assert ids == sorted([*warehouse.item_ids(True), "item-aa"])
+    np.testing.assert_array_equal(np.delete(vectors_of(bundle, repo), 1, 0), warehouse.expected_vectors(True))
     np.testing.assert_array_equal(feast_vectors(repo, ["item-aa"])[0], vectors_of(bundle, repo)[1])
 
 
 def test_an_item_of_tomorrow_does_not_exist_yet(tmp_path):
-    repo = shop.shop(tmp_path)
-    replace_rows(tmp_path, shop.catalogue_rows(["item-z"], moment=AS_OF + timedelta(days=2)))
-    assert materialize(repo, as_of=AS_OF).items == shop.N
-    assert materialize(repo, as_of=AS_OF + timedelta(days=3)).items == shop.N + 1
+    repo = warehouse.build(tmp_path)
+    replace_rows(tmp_path, warehouse.catalogue_rows(["item-z"], moment=AS_OF + timedelta(days=2)))
+    assert materialize(repo, as_of=AS_OF).items == warehouse.N
+    assert materialize(repo, as_of=AS_OF + timedelta(days=3)).items == warehouse.N + 1
 
 
 @pytest.mark.parametrize("strings", [True, False], ids=["string ids", "integer ids"])
 def test_new_models_embed_everything_anew(tmp_path, redis_or_none, strings):
-    repo = shop.shop(tmp_path, strings=strings, redis=redis_or_none)
+    repo = warehouse.build(tmp_path, strings=strings, redis=redis_or_none)
     first = materialize(repo, as_of=AS_OF)
-    shop.export_models(tmp_path / "models", strings, seed=1)
+    warehouse.export_models(tmp_path / "models", strings, seed=1)
     second = materialize(repo, as_of=AS_OF)
-    oracle = shop.expected_vectors(strings, seed=1)
+    oracle = warehouse.expected_vectors(strings, seed=1)
     assert second.bundle_id > first.bundle_id
-    assert counts(second, "embed") == {"embedded": shop.N, "reused": 0}
+    assert counts(second, "embed") == {"embedded": warehouse.N, "reused": 0}
     np.testing.assert_array_equal(vectors_of(bundle_of(repo), repo), oracle)
-    np.testing.assert_array_equal(np.stack(feast_vectors(repo, shop.item_ids(strings))), oracle)
+    np.testing.assert_array_equal(np.stack(feast_vectors(repo, warehouse.item_ids(strings))), oracle)
 
 
 def test_a_full_run_does_everything_again(tmp_path, redis_or_none):
-    repo = shop.shop(tmp_path, redis=redis_or_none)
+    repo = warehouse.build(tmp_path, redis=redis_or_none)
     first = materialize(repo, as_of=AS_OF)
     full = materialize(repo, mode="full", as_of=AS_OF)
     assert full.published
     assert full.bundle_id > first.bundle_id
     assert counts(full, "materialize")["materialized"] == 5
-    assert counts(full, "embed") == {"embedded": shop.N, "reused": 0}
-    assert counts(full, "write vectors")["written"] == shop.N
+    assert counts(full, "embed") == {"embedded": warehouse.N, "reused": 0}
+    assert counts(full, "write vectors")["written"] == warehouse.N
     manifests = [open_bundle(repo.resolve("bundles") / name).manifest for name in (first.bundle_id, full.bundle_id)]
     assert manifests[0].fingerprint == manifests[1].fingerprint
 
@@ -230,7 +230,7 @@ def test_a_full_run_does_everything_again(tmp_path, redis_or_none):
 def lose_vectors(repo, folder, redis):
     """Empties the online store behind Feast's back; on Redis, where items are one hash each, of all item features."""
     if redis is not None:
-        repo.store.provider.online_store.delete_entity_values(repo.store.config, [shop.ITEM_KEY])
+        repo.store.provider.online_store.delete_entity_values(repo.store.config, [warehouse.ITEM_KEY])
         return
     with contextlib.closing(sqlite3.connect(folder / "online.db")) as connection:
         connection.execute(f"DELETE FROM {repo.store.project}_item_vectors")
@@ -239,64 +239,66 @@ def lose_vectors(repo, folder, redis):
 
 @pytest.mark.filterwarnings("ignore:Downcasting object dtype arrays:FutureWarning")  # dask, sorting several files
 def test_feasts_own_materialization_restores_the_newest_vectors(tmp_path, redis_or_none):
-    repo = shop.shop(tmp_path, redis=redis_or_none)
+    repo = warehouse.build(tmp_path, redis=redis_or_none)
     for seed in (2, 1, 0):
-        shop.export_models(tmp_path / "models", True, seed=seed)
+        warehouse.export_models(tmp_path / "models", True, seed=seed)
         materialize(repo, as_of=AS_OF)
-    ids = shop.item_ids(True)
+    ids = warehouse.item_ids(True)
     lose_vectors(repo, tmp_path, redis_or_none)
-    assert feast_vectors(repo, ids) == [None] * shop.N
+    assert feast_vectors(repo, ids) == [None] * warehouse.N
     repo.store.materialize(datetime(1970, 1, 1, tzinfo=timezone.utc), datetime.now(timezone.utc), ["item_vectors"])
-    np.testing.assert_array_equal(np.stack(feast_vectors(repo, ids)), shop.expected_vectors(True))
+    np.testing.assert_array_equal(np.stack(feast_vectors(repo, ids)), warehouse.expected_vectors(True))
 
 
 def test_vectors_that_the_online_store_lost_are_written_again(tmp_path):
-    repo = shop.shop(tmp_path)
+    repo = warehouse.build(tmp_path)
     materialize(repo, as_of=AS_OF)
     lose_vectors(repo, tmp_path, None)
-    replace_rows(tmp_path, shop.catalogue_rows(shop.item_ids(True)[:1], moment=AS_OF, title=["Cap"]))
+    replace_rows(tmp_path, warehouse.catalogue_rows(warehouse.item_ids(True)[:1], moment=AS_OF, title=["Cap"]))
     summary = materialize(repo, as_of=AS_OF + timedelta(days=1))
-    assert counts(summary, "embed") == {"embedded": 0, "reused": shop.N}
-    np.testing.assert_array_equal(np.stack(feast_vectors(repo, shop.item_ids(True))), shop.expected_vectors(True))
+    assert counts(summary, "embed") == {"embedded": 0, "reused": warehouse.N}
+    np.testing.assert_array_equal(
+        np.stack(feast_vectors(repo, warehouse.item_ids(True))), warehouse.expected_vectors(True)
+    )
 
 
 def test_a_folder_of_vectors_keeps_a_few_files_each_with_all_items(tmp_path):
-    repo = shop.shop(tmp_path)
+    repo = warehouse.build(tmp_path)
     for _ in range(4):
         materialize(repo, mode="full", as_of=AS_OF)
     names = sorted(p.name for p in (tmp_path / "item_vectors").iterdir())
     assert len(names) == 3  # keep_bundles is 2, and the file that was there before stays
     assert names[-1] == "schema.parquet"
     tables = [pq.read_table(tmp_path / "item_vectors" / name) for name in names[:-1]]
-    assert [table.num_rows for table in tables] == [shop.N, shop.N]
+    assert [table.num_rows for table in tables] == [warehouse.N, warehouse.N]
     stamps = [set(table[TIMESTAMP].to_pylist()) for table in tables]
     assert [len(s) for s in stamps] == [1, 1]
     assert max(stamps[0]) < min(stamps[1])
 
 
 def test_a_single_file_of_vectors_gets_rows_appended(tmp_path):
-    repo = shop.shop(tmp_path, vectors="file")
+    repo = warehouse.build(tmp_path, vectors="file")
     materialize(repo, as_of=AS_OF)
-    shop.export_models(tmp_path / "models", True, seed=1)
+    warehouse.export_models(tmp_path / "models", True, seed=1)
     materialize(repo, as_of=AS_OF)
-    table = pq.read_table(tmp_path / "item_vectors.parquet").to_pandas().sort_values([TIMESTAMP, shop.ITEM_KEY])
-    assert len(table) == 2 * shop.N
-    np.testing.assert_array_equal(np.stack(table["vector"][: shop.N]), shop.expected_vectors(True))
-    np.testing.assert_array_equal(np.stack(table["vector"][shop.N :]), shop.expected_vectors(True, seed=1))
-    np.testing.assert_array_equal(np.stack(feast_vectors(repo, shop.item_ids(True))),
-                                  shop.expected_vectors(True, seed=1))  # fmt: skip
+    table = pq.read_table(tmp_path / "item_vectors.parquet").to_pandas().sort_values([TIMESTAMP, warehouse.ITEM_KEY])
+    assert len(table) == 2 * warehouse.N
+    np.testing.assert_array_equal(np.stack(table["vector"][: warehouse.N]), warehouse.expected_vectors(True))
+    np.testing.assert_array_equal(np.stack(table["vector"][warehouse.N :]), warehouse.expected_vectors(True, seed=1))
+    np.testing.assert_array_equal(np.stack(feast_vectors(repo, warehouse.item_ids(True))),
+                                  warehouse.expected_vectors(True, seed=1))  # fmt: skip
 
 
 def test_vectors_may_stay_in_the_bundle_alone(tmp_path):
-    repo = shop.shop(tmp_path, vectors=None)
+    repo = warehouse.build(tmp_path, vectors=None)
     summary = materialize(repo, as_of=AS_OF)
-    np.testing.assert_array_equal(vectors_of(bundle_of(repo), repo), shop.expected_vectors(True))
+    np.testing.assert_array_equal(vectors_of(bundle_of(repo), repo), warehouse.expected_vectors(True))
     assert not any("vectors" in step.name for step in summary.steps)
 
 
 def test_a_recommender_may_only_retrieve(tmp_path):
-    settings = {"recommenders": {"things": {"retrieval": {"vectors": shop.VECTORS}, "ranking": None}}}
-    repo = shop.shop(tmp_path, settings=settings)
+    settings = {"recommenders": {"things": {"retrieval": {"vectors": warehouse.VECTORS}, "ranking": None}}}
+    repo = warehouse.build(tmp_path, settings=settings)
     shutil.rmtree(tmp_path / "models/things_ranking")
     materialize(repo, as_of=AS_OF)
     recommender = bundle_of(repo).recommenders["things"]
@@ -307,11 +309,11 @@ def test_recommenders_may_share_a_model(tmp_path):
     model = {"model": "things_retrieval"}
     settings = {
         "recommenders": {
-            "things": {"retrieval": model | {"vectors": shop.VECTORS}},
+            "things": {"retrieval": model | {"vectors": warehouse.VECTORS}},
             "others": {"retrieval": model, "ranking": {"model": "things_ranking"}},
         }
     }
-    repo = shop.shop(tmp_path, settings=settings)
+    repo = warehouse.build(tmp_path, settings=settings)
     materialize(repo, as_of=AS_OF)
     bundle = bundle_of(repo)
     assert set(bundle.recommenders) == {"things", "others"}
@@ -322,18 +324,18 @@ def test_recommenders_may_share_a_model(tmp_path):
 
 
 def test_old_bundles_are_kept_by_number(tmp_path):
-    repo = shop.shop(tmp_path)
+    repo = warehouse.build(tmp_path)
     names = [materialize(repo, mode="full", as_of=AS_OF).bundle_id for _ in range(3)]
     assert history(repo.resolve("bundles")) == names[1:]
 
 
 def test_views_that_can_not_be_served_are_left_out_with_a_note(tmp_path):
-    repo = shop.shop(tmp_path)
+    repo = warehouse.build(tmp_path)
     popularity = repo.store.get_feature_view("popularity")
     popularity.online = False
     repo.store.apply([popularity])
-    settings = {"recommenders": {"things": {"retrieval": {"vectors": shop.VECTORS}, "ranking": None}}}
-    shop.change_settings(tmp_path, settings)
+    settings = {"recommenders": {"things": {"retrieval": {"vectors": warehouse.VECTORS}, "ranking": None}}}
+    warehouse.change_settings(tmp_path, settings)
     summary = materialize(open_repo(tmp_path), as_of=AS_OF)
     assert [note for note in summary.notes if "popularity" in note and "online=False" in note]
     assert not [r for r in bundle_of(repo).snapshot.references if r.startswith("popularity:")]
@@ -344,7 +346,7 @@ def test_views_that_can_not_be_served_are_left_out_with_a_note(tmp_path):
     [(datetime(2024, 1, 1), "no time zone"), (datetime.now(timezone.utc) + timedelta(hours=1), "lies in the future")],
 )
 def test_a_moment_has_a_time_zone_and_is_past(tmp_path, as_of, message):
-    repo = shop.shop(tmp_path, models=False)
+    repo = warehouse.build(tmp_path, models=False)
     with pytest.raises(InvalidArgument, match=message) as caught:
         materialize(repo, as_of=as_of)
     assert caught.value.field == "as_of"

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from feast.protos.feast.types.Value_pb2 import Value
-from support import graphs, shop
+from support import graphs, warehouse
 from support.feast_repo import TIMESTAMP, at
 
 from feast_recsys.bundle.columns import DType
@@ -32,7 +32,7 @@ from feast_recsys.jobs.lease import hold_lease
 from feast_recsys.jobs.pipeline import materialize
 from feast_recsys.jobs.report import Silent
 
-AS_OF = shop.AS_OF
+AS_OF = warehouse.AS_OF
 
 
 class During(Silent):
@@ -52,10 +52,10 @@ class During(Silent):
             self._action()
 
 
-def export_item_encoder(folder, *specs, dimension=shop.DIMENSION, vocabularies=None):
+def export_item_encoder(folder, *specs, dimension=warehouse.DIMENSION, vocabularies=None):
     """A retrieval model with other item inputs."""
-    takes = shop.inputs(True)
-    known = shop.vocabularies(True) | (vocabularies or {})
+    takes = warehouse.inputs(True)
+    known = warehouse.vocabularies(True) | (vocabularies or {})
     graphs.export(
         folder / "models/things_retrieval", "things_retrieval", Stage.RETRIEVAL,
         {Role.QUERY_ENCODER: takes[Role.QUERY_ENCODER], Role.ITEM_ENCODER: specs}, known, dimension=dimension,
@@ -76,7 +76,7 @@ def item_input(name, feature, dtype, **rest):
 
 @pytest.mark.parametrize("stage", ["retrieval", "ranking"])
 def test_a_missing_model_names_recommender_folder_and_command(tmp_path, stage):
-    repo = shop.shop(tmp_path)
+    repo = warehouse.build(tmp_path)
     (tmp_path / f"models/things_{stage}/model.yaml").unlink()
     with pytest.raises(InvalidRepository) as caught:
         materialize(repo, as_of=AS_OF)
@@ -88,7 +88,7 @@ def test_a_missing_model_names_recommender_folder_and_command(tmp_path, stage):
 
 def test_a_model_of_another_stage_is_refused(tmp_path):
     settings = {"recommenders": {"things": {"retrieval": {"model": "things_ranking"}}}}
-    repo = shop.shop(tmp_path, settings=settings)
+    repo = warehouse.build(tmp_path, settings=settings)
     with pytest.raises(
         InvalidRepository, match="holds a ranking model, but recommender 'things' names it for retrieval"
     ):
@@ -96,7 +96,7 @@ def test_a_model_of_another_stage_is_refused(tmp_path):
 
 
 def test_a_name_that_can_not_be_a_folder_is_refused(tmp_path):
-    repo = shop.shop(tmp_path, settings={"recommenders": {"../things": {}}})
+    repo = warehouse.build(tmp_path, settings={"recommenders": {"../things": {}}})
     with pytest.raises(InvalidSettings, match=r"'\.\./things' can't be the name of a folder"):
         materialize(repo, as_of=AS_OF)
 
@@ -111,20 +111,20 @@ MISFITS = [
     (replace(YEAR, max_length=3), "catalogue:year is a single value in Feast, a list in the signature"),
     (replace(YEAR, feature="entity:item_id"), "it is bound to entity:item_id, but the item's join key is 'sku'"),
     (replace(YEAR, feature="entity:sku"), "entity:sku is string in Feast, int64 in the signature"),
-    (replace(YEAR, feature=shop.VECTORS, dtype=DType.FLOAT32, max_length=4), "holds item vectors, which can't be"),
+    (replace(YEAR, feature=warehouse.VECTORS, dtype=DType.FLOAT32, max_length=4), "holds item vectors, which can't be"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("spec", "message"), MISFITS)
 def test_an_input_that_feast_can_not_fill_is_named(tmp_path, spec, message):
-    repo = shop.shop(tmp_path)
+    repo = warehouse.build(tmp_path)
     export_item_encoder(tmp_path, spec)
     with pytest.raises(InvalidRepository, match=message.replace("(", r"\(")):
         materialize(repo, as_of=AS_OF)
 
 
 def test_a_feature_whose_view_can_not_be_served_says_why(tmp_path):
-    repo = shop.shop(tmp_path)
+    repo = warehouse.build(tmp_path)
     popularity = repo.store.get_feature_view("popularity")
     popularity.online = False
     repo.store.apply([popularity])
@@ -133,7 +133,7 @@ def test_a_feature_whose_view_can_not_be_served_says_why(tmp_path):
 
 
 def test_a_vocabulary_of_another_type_is_named(tmp_path):
-    repo = shop.shop(tmp_path)
+    repo = warehouse.build(tmp_path)
     (tmp_path / "models/things_retrieval/tags.json").write_text("[1, 2]")
     with pytest.raises(
         InvalidSignature, match=r"input 'tags': tags\.json holds keys of type int64, the input is string"
@@ -145,7 +145,7 @@ def test_a_vocabulary_of_another_type_is_named(tmp_path):
 
 
 def test_an_empty_catalogue_is_no_catalogue(tmp_path):
-    repo = shop.shop(tmp_path)
+    repo = warehouse.build(tmp_path)
     with pytest.raises(InvalidRepository, match="catalogue view 'catalogue' has no item up to 2023-12-31"):
         materialize(repo, as_of=datetime(2023, 12, 31, tzinfo=timezone.utc))
     assert current(tmp_path / "bundles") is None
@@ -153,7 +153,7 @@ def test_an_empty_catalogue_is_no_catalogue(tmp_path):
 
 
 def test_a_source_that_feast_can_not_read_names_the_view(tmp_path):
-    repo = shop.shop(tmp_path)
+    repo = warehouse.build(tmp_path)
     path = tmp_path / "popularity.parquet"
     good = path.read_bytes()
     path.write_bytes(b"no parquet")
@@ -164,22 +164,22 @@ def test_a_source_that_feast_can_not_read_names_the_view(tmp_path):
 
 
 def test_vectors_that_are_not_finite_name_the_item(tmp_path):
-    repo = shop.shop(tmp_path)
-    price = [3e38, *shop.ITEMS["price"][1:]]
-    pq.write_table(shop.catalogue_rows(shop.item_ids(True), price=price), tmp_path / "catalogue.parquet")
+    repo = warehouse.build(tmp_path)
+    price = [3e38, *warehouse.ITEMS["price"][1:]]
+    pq.write_table(warehouse.catalogue_rows(warehouse.item_ids(True), price=price), tmp_path / "catalogue.parquet")
     with pytest.raises(JobFailed, match="numbers that are not finite for items item-a"):
         materialize(repo, as_of=AS_OF)
 
 
 def test_vectors_of_another_width_than_promised_are_refused(tmp_path):
-    repo = shop.shop(tmp_path)
+    repo = warehouse.build(tmp_path)
     edit_signature(tmp_path, "things_retrieval", lambda document: document.update(dimension=5))
     with pytest.raises(JobFailed, match=r"gave \[6, 4\] for 6 items; its signature promises dimension 5"):
         materialize(repo, as_of=AS_OF)
 
 
 def test_a_missing_value_that_the_encoder_requires_names_item_and_feature(tmp_path):
-    repo = shop.shop(tmp_path)
+    repo = warehouse.build(tmp_path)
 
     def require(document):
         document["graphs"]["item_encoder"]["inputs"][1]["required"] = True
@@ -197,21 +197,21 @@ def test_a_missing_value_that_the_encoder_requires_names_item_and_feature(tmp_pa
     ],
 )
 def test_vectors_need_a_view_of_their_own(tmp_path, reference, message):
-    repo = shop.shop(tmp_path, settings={"recommenders": {"things": {"retrieval": {"vectors": reference}}}})
+    repo = warehouse.build(tmp_path, settings={"recommenders": {"things": {"retrieval": {"vectors": reference}}}})
     with pytest.raises(InvalidRepository, match=message):
         materialize(repo, as_of=AS_OF)
 
 
 def test_two_recommenders_need_two_features(tmp_path):
-    retrieval = {"model": "things_retrieval", "vectors": shop.VECTORS}
+    retrieval = {"model": "things_retrieval", "vectors": warehouse.VECTORS}
     recommender = {"retrieval": retrieval, "ranking": None}
-    repo = shop.shop(tmp_path, settings={"recommenders": {"a": recommender, "b": recommender}})
+    repo = warehouse.build(tmp_path, settings={"recommenders": {"a": recommender, "b": recommender}})
     with pytest.raises(InvalidRepository, match="two recommenders write their vectors to the same feature"):
         materialize(repo, as_of=AS_OF)
 
 
 def test_a_folder_with_files_of_other_columns_is_refused(tmp_path):
-    repo = shop.shop(tmp_path)
+    repo = warehouse.build(tmp_path)
     path = tmp_path / "item_vectors/schema.parquet"
     pq.write_table(pq.read_table(path).append_column("model", pa.array([], pa.string())), path)
     with pytest.raises(
@@ -231,7 +231,7 @@ def update_online(folder, repo, view, feature, value):
 
 
 def test_the_audit_names_feature_and_items_that_differ_and_nothing_is_published(tmp_path):
-    repo = shop.shop(tmp_path)
+    repo = warehouse.build(tmp_path)
     tamper = During("audit", lambda: update_online(tmp_path, repo, "catalogue", "year", Value(int64_val=3)))
     with pytest.raises(JobFailed) as caught:
         materialize(repo, as_of=AS_OF, reporter=tamper)
@@ -246,21 +246,21 @@ def test_the_audit_names_feature_and_items_that_differ_and_nothing_is_published(
 
 
 def test_newer_online_rows_are_drift_and_no_error(tmp_path, redis_or_none):
-    repo = shop.shop(tmp_path, redis=redis_or_none)
-    rows = pd.DataFrame({shop.ITEM_KEY: shop.item_ids(True)[:2], "sold": [100, 200], "last_sold": [at(0), at(0)],
-                         TIMESTAMP: [at(9), at(9)]})  # fmt: skip
+    repo = warehouse.build(tmp_path, redis=redis_or_none)
+    ids, then = warehouse.item_ids(True)[:2], [at(0), at(0)]
+    rows = pd.DataFrame({warehouse.ITEM_KEY: ids, "sold": [100, 200], "last_sold": then, TIMESTAMP: [at(9), at(9)]})
     push = During("audit", lambda: repo.store.write_to_online_store("popularity", df=rows))
     summary = materialize(repo, as_of=AS_OF, reporter=push)
     assert summary.published
     counts = next(step.counts for step in summary.steps if step.name == "audit")
     assert counts["drifted"] == 4
-    assert counts["values"] == 8 * shop.N - 4
+    assert counts["values"] == 8 * warehouse.N - 4
     bundle = open_bundle(tmp_path / "bundles" / summary.bundle_id)
     assert bundle.snapshot.column("popularity:sold").to_list()[:2] == [1, 2]
 
 
 def test_vectors_that_read_back_otherwise_fail_the_job(tmp_path):
-    repo = shop.shop(tmp_path)
+    repo = warehouse.build(tmp_path)
     wrong = Value()
     wrong.float_list_val.val.extend([1.0, 2.0, 3.0, 4.0])
     tamper = During(
@@ -273,48 +273,50 @@ def test_vectors_that_read_back_otherwise_fail_the_job(tmp_path):
 
 def test_vectors_from_a_clock_that_was_ahead_are_replaced_all_the_same(tmp_path, redis_server):
     """Redis keeps the row with the newer event time, so the job must find a time that is newer still."""
-    repo = shop.shop(tmp_path, redis=redis_server)
-    ids = shop.item_ids(True)
+    repo = warehouse.build(tmp_path, redis=redis_server)
+    ids = warehouse.item_ids(True)
     ahead = pd.Timestamp.now(tz="UTC") + pd.Timedelta(hours=1)
-    rows = pd.DataFrame({shop.ITEM_KEY: ids, "vector": [np.zeros(4, np.float32)] * shop.N, TIMESTAMP: ahead})
+    rows = pd.DataFrame({warehouse.ITEM_KEY: ids, "vector": [np.zeros(4, np.float32)] * warehouse.N, TIMESTAMP: ahead})
     repo.store.write_to_online_store("item_vectors", df=rows)
     assert materialize(repo, as_of=AS_OF).published
-    answer = repo.store.get_online_features([shop.VECTORS], [{shop.ITEM_KEY: i} for i in ids]).to_dict()["vector"]
-    np.testing.assert_array_equal(np.array(answer, np.float32), shop.expected_vectors(True))
+    answer = repo.store.get_online_features([warehouse.VECTORS], [{warehouse.ITEM_KEY: i} for i in ids]).to_dict()[
+        "vector"
+    ]
+    np.testing.assert_array_equal(np.array(answer, np.float32), warehouse.expected_vectors(True))
 
 
 def test_a_model_that_changes_under_the_job_fails_it(tmp_path):
-    repo = shop.shop(tmp_path)
-    export = During("write bundle", lambda: shop.export_models(tmp_path / "models", True, seed=1))
+    repo = warehouse.build(tmp_path)
+    export = During("write bundle", lambda: warehouse.export_models(tmp_path / "models", True, seed=1))
     with pytest.raises(JobFailed, match="was exported anew while this job read it; run it again"):
         materialize(repo, as_of=AS_OF, reporter=export)
     summary = materialize(repo, as_of=AS_OF)
     vectors = np.load(tmp_path / "bundles" / summary.bundle_id / "vectors/things.npy")
-    np.testing.assert_array_equal(vectors, shop.expected_vectors(True, seed=1))
+    np.testing.assert_array_equal(vectors, warehouse.expected_vectors(True, seed=1))
 
 
 def test_a_failed_run_is_made_good_even_if_the_models_went_back(tmp_path):
     """The failed run has written vectors to Feast that fit no bundle."""
-    repo = shop.shop(tmp_path)
+    repo = warehouse.build(tmp_path)
     first = materialize(repo, as_of=AS_OF)
-    shop.export_models(tmp_path / "models", True, seed=1)
+    warehouse.export_models(tmp_path / "models", True, seed=1)
 
     def stop():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         materialize(repo, as_of=AS_OF, reporter=During("write bundle", stop))
-    shop.export_models(tmp_path / "models", True, seed=0)
+    warehouse.export_models(tmp_path / "models", True, seed=0)
     again = materialize(repo, as_of=AS_OF)
     assert again.published and again.bundle_id != first.bundle_id
-    rows = [{shop.ITEM_KEY: i} for i in shop.item_ids(True)]
-    stored = repo.store.get_online_features([shop.VECTORS], rows).to_dict()["vector"]
-    np.testing.assert_array_equal(np.array(stored, np.float32), shop.expected_vectors(True))
+    rows = [{warehouse.ITEM_KEY: i} for i in warehouse.item_ids(True)]
+    stored = repo.store.get_online_features([warehouse.VECTORS], rows).to_dict()["vector"]
+    np.testing.assert_array_equal(np.array(stored, np.float32), warehouse.expected_vectors(True))
     assert not materialize(repo, as_of=AS_OF).published
 
 
 def test_a_broken_bundle_is_replaced_although_nothing_is_new(tmp_path):
-    repo = shop.shop(tmp_path)
+    repo = warehouse.build(tmp_path)
     first = materialize(repo, as_of=AS_OF)
     (tmp_path / "bundles" / first.bundle_id / "vectors/things.npy").write_bytes(b"broken")
     again = materialize(repo, as_of=AS_OF)
@@ -324,7 +326,7 @@ def test_a_broken_bundle_is_replaced_although_nothing_is_new(tmp_path):
 
 
 def test_two_jobs_at_a_time_are_one_too_many(tmp_path):
-    repo = shop.shop(tmp_path)
+    repo = warehouse.build(tmp_path)
     with (
         hold_lease(tmp_path / "bundles"),
         pytest.raises(JobFailed, match="another materialization is running: process"),
@@ -333,7 +335,7 @@ def test_two_jobs_at_a_time_are_one_too_many(tmp_path):
 
 
 def test_a_bundle_of_yesterday_stays_current_while_today_fails(tmp_path):
-    repo = shop.shop(tmp_path)
+    repo = warehouse.build(tmp_path)
     first = materialize(repo, as_of=AS_OF)
     with pytest.raises(JobFailed):
         materialize(repo, mode="full", as_of=AS_OF + timedelta(days=1), reporter=During("publish", _fail))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pyarrow.dataset as ds
@@ -17,7 +18,7 @@ from feast_recsys.features.reader import OnlineReader
 from feast_recsys.features.repo import Repo, entity_key
 from feast_recsys.features.schema import entities_of, feature_schema, get_view, service_schemas
 from feast_recsys.features.settings import SECTION
-from feast_recsys.jobs.findings import Finding, ok
+from feast_recsys.jobs.findings import Finding, ok, run_checks
 from feast_recsys.jobs.write_vectors import vector_views
 
 _LONG = timedelta(days=3650)
@@ -205,17 +206,41 @@ def check_stale(repo: Repo) -> Iterator[Finding]:
             yield Finding("warning", str(view.name), message, remedy)
 
 
-def check_view(repo: Repo, side: Side, name: str, references: tuple[str, ...]) -> Iterator[Finding]:
-    """Whether a view that models read can be served, and the store answers: one read, of an id that may not exist."""
+def check_online(repo: Repo, references: Mapping[Side, tuple[str, ...]]) -> Iterator[Finding]:
+    """Whether each view that is read at serving time can be read now."""
+    answers = True
+    for side, names in references.items():
+        for view in sorted({name.partition(":")[0] for name in names}):
+            group = [name for name in names if name.startswith(f"{view}:")]
+            for finding in run_checks([(view, partial(_check_view, repo, side, view, group, answers))]):
+                # A store that is down makes each read wait; one is enough.
+                answers = answers and finding.subject != "online_store"
+                yield finding
+
+
+def _check_view(repo: Repo, side: Side, name: str, references: list[str], read: bool) -> Iterator[Finding]:
     nobody = 0 if entity_key(repo, side).dtype is DType.INT64 else "0"
+    known = [reference for reference in references if _exists(repo, reference)]
+    if not known:
+        return  # said where the references come from
     try:
-        OnlineReader(repo, compile_plan(repo, references, side)).read([nobody])
+        reader = OnlineReader(repo, compile_plan(repo, known, side))
+        if read:
+            reader.read([nobody])  # an id that need not exist
+            yield ok(name, f"{len(known)} features can be read online")
     except OnlineStoreUnavailable as error:
-        yield Finding("error", name, error.message, "start the online store; if it runs, `feast-recsys materialize`")
+        remedy = "start the online store; if it runs, `feast-recsys materialize`"
+        yield Finding("error", "online_store", error.message, remedy)
     except InvalidRepository as error:
         yield _not_servable(repo, name, error)
-    else:
-        yield ok(name, f"{len(references)} features can be read online")
+
+
+def _exists(repo: Repo, reference: str) -> bool:
+    try:
+        feature_schema(repo, reference)
+    except InvalidRepository:
+        return False
+    return True
 
 
 def _not_servable(repo: Repo, name: str, error: InvalidRepository) -> Finding:

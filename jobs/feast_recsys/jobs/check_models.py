@@ -149,9 +149,15 @@ def _output_width(model: ExportedModel, role: Role, graph: Graph) -> int | None:
     return None
 
 
-def references_of(models: Models) -> dict[Side, tuple[str, ...]]:
-    """Features that the models take, by side, each once."""
+def references_of(repo: Repo, models: Models) -> dict[Side, tuple[str, ...]]:
+    """Features that are read online, by side, each once: what models take, and lists of seen items."""
+    seen = [reference for recommender in repo.settings.recommenders.values() for reference in recommender.seen]
     return {
-        side: tuple(dict.fromkeys(r for model in models.values() for r in model.signature.references(side)))
+        side: tuple(
+            dict.fromkeys(
+                [r for model in models.values() for r in model.signature.references(side)]
+                + (seen if side is Side.USER else [])
+            )
+        )
         for side in (Side.USER, Side.ITEM)
     }

@@ -83,10 +83,8 @@ def _model_checks(repo: Repo, models: check_models.Models) -> Iterator[tuple[str
         yield model.name, partial(check_models.check_services, repo, model)
         if stage is Stage.RETRIEVAL:
             yield model.name, partial(check_models.check_dimension, repo, model)
-    for side, references in check_models.references_of(models).items():
-        for view in sorted({reference.partition(":")[0] for reference in references}):
-            group = tuple(r for r in references if r.startswith(f"{view}:"))
-            yield view, partial(check_feast.check_view, repo, side, view, group)
+    references = check_models.references_of(repo, models)
+    yield "online_store", partial(check_feast.check_online, repo, references)
 
 
 def _settings(file: Path) -> Iterator[Finding]:

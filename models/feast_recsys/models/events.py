@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -72,7 +73,7 @@ def split_events(interactions: Interactions, last: int = 10) -> Events:
     users, items, times = users[order], items[order], interactions.timestamps[order]
     starts = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=len(user_ids)))]).astype(np.int64)
     parts = np.full(len(users), Part.TRAIN, np.uint8)
-    for start, end in zip(starts[:-1], starts[1:], strict=True):
+    for start, end in pairwise(starts.tolist()):
         k = min(last, (end - start) // 4)
         for part in (Part.TEST, Part.VALIDATION):
             if k == 0 or end - k <= start:

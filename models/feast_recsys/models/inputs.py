@@ -84,7 +84,7 @@ class InputFitter:
         """
         specs, knots = list(extra), {}
         vocabularies = {self.item_file: self.item_vocabulary} if any(s.vocabulary for s in extra) else {}
-        for schema in dict((s.reference, s) for s in schemas).values():
+        for schema in {s.reference: s for s in schemas}.values():
             column = self._column(schema)
             spec, vocabulary, points = self._input(schema, column)
             if any(spec.name == other.name for other in specs):
@@ -129,7 +129,7 @@ class InputFitter:
         values = column.values[column.valid].astype(np.float64)
         values = values[np.isfinite(values)]
         middle = float(np.median(values)) if len(values) else 0.0
-        default: Scalar = int(round(middle)) if dtype is DType.INT64 else float(np.float32(middle))
+        default: Scalar = round(middle) if dtype is DType.INT64 else float(np.float32(middle))
         return Input(name, schema.reference, schema.side, dtype, default=default), None, quantiles(values)
 
     def _holds_items(self, schema: FeatureSchema) -> bool:

@@ -147,7 +147,7 @@ def serve(repo: Repo, *, address: str | None = None, announce: Callable[[str], N
     Args:
         repo: The repository.
         address: Where to listen instead of the settings' address.
-        announce: Told where the server listens, once it does.
+        announce: Told where metrics are and where the server listens, a line each, once it does.
 
     Raises:
         InvalidSettings: an address can't be listened on.
@@ -158,6 +158,8 @@ def serve(repo: Repo, *, address: str | None = None, announce: Callable[[str], N
     collector = Collector()
     server = Server(repo, address=address, on_loaded=collector.settle)
     server.start()
+    if server.metrics_address:
+        announce(f"metrics at http://{server.metrics_address}/metrics")
     announce(f"listening on {server.address}")
     collector.start()
     stopping.wait()

@@ -1,0 +1,78 @@
+"""Module inputs for all rows of the training data at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from feast_recsys.bundle.columns import Array
+from feast_recsys.bundle.errors import InvalidSignature
+from feast_recsys.bundle.signature import Input, Side
+from feast_recsys.bundle.tensors import to_tensor
+from feast_recsys.bundle.vocabulary import Vocabulary
+from feast_recsys.models.data import TrainingData
+from feast_recsys.models.events import Ints
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ModelTensors:
+    """Module inputs by name: row numbers where there is a vocabulary, raw values elsewhere.
+
+    Attributes:
+        user: One row for each of the data's states.
+        item: Row day * I + item.
+    """
+
+    user: Mapping[str, Tensor]
+    item: Mapping[str, Tensor]
+
+    def users(self, states: Ints) -> dict[str, Tensor]:
+        """The inputs of some states."""
+        return _take(self.user, states)
+
+    def items(self, rows: Ints) -> dict[str, Tensor]:
+        """The inputs of some rows of item and day."""
+        return _take(self.item, rows)
+
+
+def model_tensors(data: TrainingData, specs: Sequence[Input], vocabularies: Mapping[str, Vocabulary]) -> ModelTensors:
+    """The inputs of a model, by the same null-to-default and padding that jobs and server use.
+
+    Inputs of `request:` are left out: only training knows them.
+
+    Raises:
+        InvalidSignature: an input's feature is not among those that the data was joined with.
+    """
+    user: dict[str, Tensor] = {}
+    item: dict[str, Tensor] = {}
+    for spec in specs:
+        if spec.source == "request":
+            continue
+        vocabulary = vocabularies[spec.vocabulary] if spec.vocabulary is not None else None
+        if spec.source == "entity":
+            assert vocabulary is not None and spec.side is Side.ITEM
+            rows = np.tile(vocabulary.encode(data.events.item_ids), len(data.days))
+            item[spec.name] = torch.from_numpy(rows)
+            continue
+        columns = data.item_columns if spec.side is Side.ITEM else data.user_columns
+        if spec.feature not in columns:
+            raise InvalidSignature(
+                f"{spec.feature} is not in the feature services of the settings; train again", field=spec.name
+            )
+        values: Array = to_tensor(columns[spec.feature], spec)
+        if vocabulary is not None:
+            values = vocabulary.encode(values)
+        (item if spec.side is Side.ITEM else user)[spec.name] = torch.from_numpy(values)
+    return ModelTensors(user, item)
+
+
+def _take(tensors: Mapping[str, Tensor], rows: Ints) -> dict[str, Tensor]:
+    index = torch.from_numpy(np.ascontiguousarray(rows))
+    return {name: tensor[index] for name, tensor in tensors.items()}
