@@ -14,6 +14,7 @@ from support import warehouse
 from support.feast_repo import at
 
 from feast_recsys.features.repo import open_repo
+from feast_recsys.jobs import check_feast
 from feast_recsys.jobs.doctor import Finding, examine, examine_folder
 from feast_recsys.jobs.pipeline import materialize
 
@@ -186,9 +187,11 @@ def test_feasts_defaults_that_hurt_a_server_are_warned_of(tmp_path):
     assert said(findings, "ok", "online_store", "sqlite: fine on one machine") in findings
 
 
-def test_a_single_file_of_vectors_is_warned_of(tmp_path):
-    finding = said(examine(healthy(tmp_path, vectors="file")), "warning", "item_vectors", "item_vectors.parquet grows")
-    assert "folder" in finding.remedy
+def test_a_large_single_file_of_vectors_is_warned_of(tmp_path, monkeypatch):
+    repo = healthy(tmp_path, vectors="file")
+    assert not [f for f in examine(repo) if f.subject == "item_vectors"]
+    monkeypatch.setattr(check_feast, "LARGE_FILE", 100)
+    assert "folder" in said(examine(repo), "warning", "item_vectors", "item_vectors.parquet has 0 MB").remedy
 
 
 def test_an_interactions_file_with_other_columns_is_told(tmp_path):

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import sqlite3
 from datetime import datetime, timedelta, timezone
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from support import warehouse
-from support.feast_repo import TIMESTAMP, at
+from support.feast_repo import at
+from support.materialized import add_rows, bundle_of, counts, feast_vectors, vectors_of
 
 from feast_recsys.bundle.errors import InvalidArgument
-from feast_recsys.bundle.store import current, history, open_bundle
+from feast_recsys.bundle.store import history, open_bundle
 from feast_recsys.features.repo import open_repo
 from feast_recsys.jobs.pipeline import materialize
 
@@ -41,32 +38,6 @@ class Recorder:
     @property
     def steps(self):
         return [text for kind, text in self.events if kind == "start"]
-
-
-def counts(summary, step):
-    return next(s.counts for s in summary.steps if s.name.startswith(step))
-
-
-def bundle_of(repo):
-    root = repo.resolve("bundles")
-    return open_bundle(root / current(root))
-
-
-def vectors_of(bundle, repo):
-    """The published item vectors, read by NumPy alone."""
-    return np.load(repo.resolve("bundles") / bundle.id / "vectors/things.npy")
-
-
-def feast_vectors(repo, ids):
-    """What any other client of Feast sees."""
-    answer = repo.store.get_online_features([warehouse.VECTORS], [{warehouse.ITEM_KEY: i} for i in ids]).to_dict()
-    return [None if v is None else np.array(v, np.float32) for v in answer["vector"]]
-
-
-def replace_rows(folder, *tables):
-    """Puts rows behind those of the catalogue's source."""
-    path = folder / "catalogue.parquet"
-    pq.write_table(pa.concat_tables([pq.read_table(path), *tables]), path)
 
 
 @pytest.mark.parametrize("strings", [True, False], ids=["string ids", "integer ids"])
@@ -146,7 +117,7 @@ def test_a_second_run_has_nothing_new(tmp_path, redis_or_none):
 def test_the_same_values_materialized_again_are_nothing_new(tmp_path):
     repo = warehouse.build(tmp_path)
     materialize(repo, as_of=AS_OF)
-    replace_rows(tmp_path, warehouse.catalogue_rows(warehouse.item_ids(True), moment=AS_OF))
+    add_rows(tmp_path, warehouse.catalogue_rows(warehouse.item_ids(True), moment=AS_OF))
     again = materialize(repo, as_of=AS_OF + timedelta(days=1))
     assert counts(again, "materialize")["materialized"] == 5
     assert not again.published
@@ -157,7 +128,7 @@ def test_only_what_changed_is_embedded_again(tmp_path, redis_or_none):
     materialize(repo, as_of=AS_OF)
     ids = warehouse.item_ids(True)
     year = [77, *warehouse.ITEMS["year"][1:]]
-    replace_rows(tmp_path, warehouse.catalogue_rows(ids[:1], moment=AS_OF + timedelta(hours=1), year=year))
+    add_rows(tmp_path, warehouse.catalogue_rows(ids[:1], moment=AS_OF + timedelta(hours=1), year=year))
     summary = materialize(repo, as_of=AS_OF + timedelta(days=1))
     assert summary.published
     assert counts(summary, "embed") == {"embedded": 1, "reused": warehouse.N - 1}
@@ -170,7 +141,7 @@ def test_a_change_that_the_encoder_does_not_see_leaves_the_vectors_alone(tmp_pat
     repo = warehouse.build(tmp_path)
     materialize(repo, as_of=AS_OF)
     files = sorted(p.name for p in (tmp_path / "item_vectors").iterdir())
-    replace_rows(tmp_path, warehouse.catalogue_rows(warehouse.item_ids(True)[:1], moment=AS_OF, title=["Cap"]))
+    add_rows(tmp_path, warehouse.catalogue_rows(warehouse.item_ids(True)[:1], moment=AS_OF, title=["Cap"]))
     summary = materialize(repo, as_of=AS_OF + timedelta(days=1))
     assert summary.published
     assert bundle_of(repo).snapshot.column("catalogue:title").to_list()[0] == "Cap"
@@ -183,7 +154,7 @@ def test_a_new_item_joins_at_its_place(tmp_path):
     repo = warehouse.build(tmp_path)
     materialize(repo, as_of=AS_OF)
     new = warehouse.catalogue_rows(["item-aa"], moment=AS_OF, title=["Scarf"], year=[5])
-    replace_rows(tmp_path, new)
+    add_rows(tmp_path, new)
     summary = materialize(repo, as_of=AS_OF + timedelta(days=1))
     assert summary.items == warehouse.N + 1
     assert counts(summary, "embed") == {"embedded": 1, "reused": warehouse.N}
@@ -196,7 +167,7 @@ def test_a_new_item_joins_at_its_place(tmp_path):
 
 def test_an_item_of_tomorrow_does_not_exist_yet(tmp_path):
     repo = warehouse.build(tmp_path)
-    replace_rows(tmp_path, warehouse.catalogue_rows(["item-z"], moment=AS_OF + timedelta(days=2)))
+    add_rows(tmp_path, warehouse.catalogue_rows(["item-z"], moment=AS_OF + timedelta(days=2)))
     assert materialize(repo, as_of=AS_OF).items == warehouse.N
     assert materialize(repo, as_of=AS_OF + timedelta(days=3)).items == warehouse.N + 1
 
@@ -225,68 +196,6 @@ def test_a_full_run_does_everything_again(tmp_path, redis_or_none):
     assert counts(full, "write vectors")["written"] == warehouse.N
     manifests = [open_bundle(repo.resolve("bundles") / name).manifest for name in (first.bundle_id, full.bundle_id)]
     assert manifests[0].fingerprint == manifests[1].fingerprint
-
-
-def lose_vectors(repo, folder, redis):
-    """Empties the online store behind Feast's back; on Redis, where items are one hash each, of all item features."""
-    if redis is not None:
-        repo.store.provider.online_store.delete_entity_values(repo.store.config, [warehouse.ITEM_KEY])
-        return
-    with contextlib.closing(sqlite3.connect(folder / "online.db")) as connection:
-        connection.execute(f"DELETE FROM {repo.store.project}_item_vectors")
-        connection.commit()
-
-
-@pytest.mark.filterwarnings("ignore:Downcasting object dtype arrays:FutureWarning")  # dask, sorting several files
-def test_feasts_own_materialization_restores_the_newest_vectors(tmp_path, redis_or_none):
-    repo = warehouse.build(tmp_path, redis=redis_or_none)
-    for seed in (2, 1, 0):
-        warehouse.export_models(tmp_path / "models", True, seed=seed)
-        materialize(repo, as_of=AS_OF)
-    ids = warehouse.item_ids(True)
-    lose_vectors(repo, tmp_path, redis_or_none)
-    assert feast_vectors(repo, ids) == [None] * warehouse.N
-    repo.store.materialize(datetime(1970, 1, 1, tzinfo=timezone.utc), datetime.now(timezone.utc), ["item_vectors"])
-    np.testing.assert_array_equal(np.stack(feast_vectors(repo, ids)), warehouse.expected_vectors(True))
-
-
-def test_vectors_that_the_online_store_lost_are_written_again(tmp_path):
-    repo = warehouse.build(tmp_path)
-    materialize(repo, as_of=AS_OF)
-    lose_vectors(repo, tmp_path, None)
-    replace_rows(tmp_path, warehouse.catalogue_rows(warehouse.item_ids(True)[:1], moment=AS_OF, title=["Cap"]))
-    summary = materialize(repo, as_of=AS_OF + timedelta(days=1))
-    assert counts(summary, "embed") == {"embedded": 0, "reused": warehouse.N}
-    np.testing.assert_array_equal(
-        np.stack(feast_vectors(repo, warehouse.item_ids(True))), warehouse.expected_vectors(True)
-    )
-
-
-def test_a_folder_of_vectors_keeps_a_few_files_each_with_all_items(tmp_path):
-    repo = warehouse.build(tmp_path)
-    for _ in range(4):
-        materialize(repo, mode="full", as_of=AS_OF)
-    names = sorted(p.name for p in (tmp_path / "item_vectors").iterdir())
-    assert len(names) == 3  # keep_bundles is 2, and the file that was there before stays
-    assert names[-1] == "schema.parquet"
-    tables = [pq.read_table(tmp_path / "item_vectors" / name) for name in names[:-1]]
-    assert [table.num_rows for table in tables] == [warehouse.N, warehouse.N]
-    stamps = [set(table[TIMESTAMP].to_pylist()) for table in tables]
-    assert [len(s) for s in stamps] == [1, 1]
-    assert max(stamps[0]) < min(stamps[1])
-
-
-def test_a_single_file_of_vectors_gets_rows_appended(tmp_path):
-    repo = warehouse.build(tmp_path, vectors="file")
-    materialize(repo, as_of=AS_OF)
-    warehouse.export_models(tmp_path / "models", True, seed=1)
-    materialize(repo, as_of=AS_OF)
-    table = pq.read_table(tmp_path / "item_vectors.parquet").to_pandas().sort_values([TIMESTAMP, warehouse.ITEM_KEY])
-    assert len(table) == 2 * warehouse.N
-    np.testing.assert_array_equal(np.stack(table["vector"][: warehouse.N]), warehouse.expected_vectors(True))
-    np.testing.assert_array_equal(np.stack(table["vector"][warehouse.N :]), warehouse.expected_vectors(True, seed=1))
-    np.testing.assert_array_equal(np.stack(feast_vectors(repo, warehouse.item_ids(True))),
-                                  warehouse.expected_vectors(True, seed=1))  # fmt: skip
 
 
 def test_vectors_may_stay_in_the_bundle_alone(tmp_path):

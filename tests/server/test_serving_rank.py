@@ -88,14 +88,14 @@ def test_nothing_to_rank_gives_an_empty_list(service, candidates):
 
 def test_equal_probabilities_keep_the_order_of_the_request(service):
     """A discount of a million drives every probability to 0 or 1."""
-    order = ids(service, 9, 2, 31, 4, 17, 26)
+    order = [service.world.item_ids[n] for n in np.random.default_rng(0).permutation(40)]
     row = service.oracle.user(service.world.id(1))
     wanted = {i: service.oracle.probability(row, i, discount=10**6) for i in order}
     assert set(wanted.values()) in ({0.0}, {1.0})
     for candidates in (order, order[::-1]):
         request = pb.RankRequest(
             recommender="both", user_id=service.world.id(1), item_ids=candidates,
-            candidate_features={"discount": whole(*[10**6] * 6)},
+            candidate_features={"discount": whole(*[10**6] * 40)},
         )  # fmt: skip
         assert list(service.stub.Rank(request).item_ids) == candidates
 

@@ -97,6 +97,7 @@ def connect(location: Location, call: Call) -> Iterator[RecommenderServiceStub]:
         try:
             yield RecommenderServiceStub(channel)
         except grpc.RpcError as error:
+            assert isinstance(error, grpc.Call)  # what a stub raises is both
             raise _from_wire(error, rpc_status.from_call(error), target) from error
 
 

@@ -21,6 +21,7 @@ from feast_recsys.features.settings import SECTION
 from feast_recsys.jobs.findings import Finding, ok, run_checks
 from feast_recsys.jobs.write_vectors import vector_views
 
+LARGE_FILE = 200_000_000
 _LONG = timedelta(days=3650)
 _APPLY = "correct the name, or run `feast apply`"
 
@@ -162,11 +163,12 @@ def check_vectors(repo: Repo) -> Iterator[Finding]:
                 yield Finding("error", subject, message, "declare it as Array(Float32) in a view of the item entity")
             else:
                 yield ok(subject, reference)
-        if target.path is not None and not target.is_folder:
-            message = f"{target.path.name} grows with every materialization"
-            yield Finding(
-                "warning", str(target.view.name), message, "make its source a folder; old files are then removed"
-            )
+        if target.path is not None and target.path.is_file():
+            size = target.path.stat().st_size
+            if size > LARGE_FILE:
+                message = f"{target.path.name} has {size / 1e6:.0f} MB, and each materialization rewrites it with more"
+                remedy = "make its source a folder, of which old files are removed"
+                yield Finding("warning", str(target.view.name), message, remedy)
 
 
 def check_interactions(repo: Repo) -> Iterator[Finding]:

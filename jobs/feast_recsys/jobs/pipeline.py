@@ -91,7 +91,10 @@ class _Job:
     def _previous(self) -> Previous | None:
         """The last bundle, if this run may build on it."""
         root = self.repo.resolve(self.repo.settings.bundles)
-        if self.mode == "full" or (root / _PENDING).exists():
+        if self.mode == "full":
+            return None
+        if (root / _PENDING).exists():
+            self.journal.notes.append("the last run did not end: all item vectors are computed and written again")
             return None
         previous, note = open_previous(root)
         if note:

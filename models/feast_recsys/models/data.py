@@ -81,7 +81,11 @@ class TrainingData:
 
     def states(self, queries: Queries) -> Ints:
         """[q] rows of `user_columns`."""
-        return np.searchsorted(self.state_keys, _state_keys(queries.users, queries.times))
+        return self.state_rows(queries.users, queries.times)
+
+    def state_rows(self, users: Ints, times: Ints) -> Ints:
+        """Rows of `user_columns` for pairs of a user and a moment, which must be among those of the queries."""
+        return np.searchsorted(self.state_keys, _state_keys(users, times))
 
     def day_of(self, times: Ints) -> Ints:
         """The latest midnight of `days` at or before each moment, as a position; 0 before the first."""

@@ -21,13 +21,18 @@ class Ftrl(Optimizer):
     g = 0 nothing changes. The published form sums the loss over examples; so should the caller.
 
     Args:
-        params: Weights; those that are not 0 at the start are forgotten at the first gradient, by definition.
+        params: Weights, or groups of them with settings of their own; those that are not 0 at the start are forgotten at the first gradient, by definition.
         alpha, beta: Learning rate and its smoothing.
         l1, l2: Strengths of both penalties.
     """
 
     def __init__(
-        self, params: Iterable[Tensor], alpha: float = 0.005, beta: float = 1.0, l1: float = 1.0, l2: float = 0.0
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        alpha: float = 0.005,
+        beta: float = 1.0,
+        l1: float = 1.0,
+        l2: float = 0.0,
     ) -> None:
         super().__init__(params, {"alpha": alpha, "beta": beta, "l1": l1, "l2": l2})
 

@@ -42,7 +42,7 @@ class TwoTowerConfig:
     history_length: int = 20
     temperature: float = 0.1
     history_dropout: float = 0.3
-    id_dropout: float = 0.1
+    id_dropout: float = 0.05
     batch: int = 512
     uniform: int = 128
     neighbourhood: int = 4096

@@ -54,6 +54,7 @@ class Server:
         self._ready = threading.Event()
         self._started = ExitStack()
         self._health = health.HealthServicer()
+        self._server: grpc.Server | None = None
         self.address = ""
         self.metrics_address = ""
         self.metrics = Metrics()
@@ -98,13 +99,16 @@ class Server:
         Args:
             grace: Seconds for the running calls; the settings' `drain_seconds` if None.
         """
+        if self._server is None:
+            return
         self._health.enter_graceful_shutdown()
         self._server.stop(self._serving.drain_seconds if grace is None else grace).wait()
         self._started.close()
 
     def wait(self) -> None:
         """Waits until the server has stopped."""
-        self._server.wait_for_termination()
+        if self._server is not None:
+            self._server.wait_for_termination()
 
     def _build(self, undo: ExitStack) -> grpc.Server:
         threads = ThreadPoolExecutor(self._serving.threads, thread_name_prefix="call")

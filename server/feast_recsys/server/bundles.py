@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from feast_recsys.bundle.errors import OnlineStoreUnavailable, RecsysError
-from feast_recsys.bundle.store import current, open_bundle
+from feast_recsys.bundle.errors import CorruptArtifact, RecsysError
+from feast_recsys.bundle.manifest import MANIFEST_FILE
+from feast_recsys.bundle.store import POINTER, current, open_bundle
 from feast_recsys.features.repo import Repo
 from feast_recsys.server.deadline import Deadline
 from feast_recsys.server.metrics import Metrics
@@ -74,15 +75,18 @@ class BundleKeeper:
 
     def look(self) -> None:
         """Takes the published bundle into service, unless it is there already, or was refused just now."""
+        pausing = time.monotonic() < self._retry_at
+        if pausing and self._refused == POINTER:
+            return
         try:
             wanted = current(self._root)
-        except (OSError, UnicodeDecodeError):
-            logger.exception("the pointer in %s can't be read; the bundle in service stays", self._root)
+        except (OSError, UnicodeDecodeError) as error:
+            self._refuse(POINTER, error)
             return
         held = self._shelf.held
         if wanted is None or (held.current is not None and held.current.bundle.id == wanted):
             return
-        if wanted == self._refused and time.monotonic() < self._retry_at:
+        if pausing and self._refused == wanted:
             return
         try:
             before = held.previous
@@ -112,6 +116,8 @@ class BundleKeeper:
     def _load(self, bundle_id: str) -> ServingState:
         started = time.monotonic()
         bundle = open_bundle(self._root / bundle_id)
+        if bundle.id != bundle_id:
+            raise CorruptArtifact(f"{MANIFEST_FILE} of {self._root / bundle_id} is that of bundle {bundle.id}")
         with self._preparing:
             state = prepare(self._repo, bundle)
         warm_up(state, candidates=self._repo.settings.serving.max_candidates)
@@ -126,7 +132,7 @@ class BundleKeeper:
             for source in {id(s): s for s in served.sources.values()}.values():
                 try:
                     self._reads.begin(source, state.user_key.parse("0")).result(Deadline())
-                except (OnlineStoreUnavailable, RecsysError) as error:
+                except RecsysError as error:
                     logger.warning("the first read of bundle %s failed: %s", state.bundle.id, error)
 
     def _put(self, state: ServingState) -> None:

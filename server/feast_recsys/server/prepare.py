@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 from feast_recsys.bundle.columns import Column, DType, FieldStatus
 from feast_recsys.bundle.errors import CorruptArtifact, InvalidRepository, InvalidSettings, InvalidSignature
@@ -22,7 +21,7 @@ from feast_recsys.features.repo import EntityKey, Repo, entity_key
 from feast_recsys.features.schema import feature_schema
 from feast_recsys.features.settings import Recommender
 from feast_recsys.server.reads import Source
-from feast_recsys.server.state import Need, Served, ServingState, Slot, Stage
+from feast_recsys.server.state import NEEDS, Need, Served, ServingState, Slot, Stage
 
 logger = logging.getLogger(__name__)
 
@@ -160,8 +159,7 @@ class _Preparation:
     def _sources(self, query: Stage, ranker: Stage | None, slots: Mapping[str, Slot]) -> Mapping[Need, Source | None]:
         compiled: dict[tuple[tuple[str, ...], tuple[str, ...]], Source | None] = {}
         sources: dict[Need, Source | None] = {}
-        for flags in product((False, True), repeat=3):
-            need = Need(*flags)
+        for need in NEEDS:
             stages = [stage for stage, wanted in ((query, need.query), (ranker, need.rank)) if wanted and stage]
             stored = [i.feature for stage in stages for i in stage.user_inputs if i.from_store]
             inputs = tuple(dict.fromkeys(stored))

@@ -25,6 +25,16 @@ class Need(NamedTuple):
     seen: bool
 
 
+NEEDS = (
+    Need(query=False, rank=False, seen=False),  # Rank without candidates
+    Need(query=False, rank=True, seen=False),  # Rank
+    Need(query=True, rank=False, seen=False),  # Retrieve
+    Need(query=True, rank=False, seen=True),
+    Need(query=True, rank=True, seen=False),  # Recommend
+    Need(query=True, rank=True, seen=True),
+)
+
+
 @dataclass(frozen=True)
 class Slot:
     """A value that a caller may give: the Feast reference or `request:` name it stands for, and its type."""
