@@ -14,6 +14,7 @@ from support.serving_bundle import Oracle, best, publish_bundle
 from support.serving_world import build_world
 
 from feast_recsys.bundle.store import point
+from feast_recsys.features.repo import open_repo
 from feast_recsys.v1 import recommender_service_pb2 as pb
 
 RETRIEVE = pb.RetrieveRequest(recommender="plain", user_id="1", top_k=40)
@@ -186,6 +187,18 @@ def test_a_pointer_that_can_not_be_read_changes_nothing(sqlite_world, caplog):
         wait_for(lambda: current(stub) == newer, "the next bundle")
 
 
+@pytest.mark.parametrize("text", [False, True])
+def test_seen_items_that_have_left_the_catalogue_keep_nobody_else_out(tmp_path, text):
+    """Users have seen items 1 to 4, 7 to 10, 20, 21 and 30 to 32; the catalogue has a few of them, and others."""
+    world = build_world(tmp_path, text=text)
+    numbers = [2, 5, 6, 9, 19, 22, 29, 31]
+    publish_bundle(world, numbers=numbers)
+    with serving(world) as (_, stub):
+        for user, seen in ((1, {2}), (2, {9}), (5, {31})):
+            reply = stub.Retrieve(pb.RetrieveRequest(recommender="both", user_id=world.id(user), top_k=40))
+            assert set(reply.item_ids) == {world.id(n) for n in numbers if n not in seen}
+
+
 def force(world, bundle_id: str) -> None:
     (world.bundles / "CURRENT").write_text(bundle_id)
 
@@ -210,13 +223,13 @@ def test_read_plans_follow_the_registry(tmp_path):
     oracle = Oracle(world, publish_bundle(world))
     row = oracle.user("1")
     defaults = best(oracle.retrieval_scores(row | {"profile:age": None, "profile:gender": None}), 40)
-    with serving(world) as (server, stub):
+    with serving(world) as (_, stub):
         assert list(stub.Retrieve(RETRIEVE).item_ids) == best(oracle.retrieval_scores(row), 40) != defaults
-        view = world.repo.store.get_feature_view("profile")
+        elsewhere = open_repo(world.repo.path).store  # as `feast apply` is a process of its own
+        view = elsewhere.get_feature_view("profile")
         view.ttl = timedelta(hours=1)
-        world.repo.store.apply(view)
+        elsewhere.apply(view)
         wait_for(lambda: list(stub.Retrieve(RETRIEVE).item_ids) == defaults, "the refresh")
-        assert counted(server, "plan_refresh_failures_total") == 0
 
 
 def test_a_refresh_that_fails_keeps_the_old_plans_and_is_counted(tmp_path):
@@ -224,6 +237,6 @@ def test_a_refresh_that_fails_keeps_the_old_plans_and_is_counted(tmp_path):
     publish_bundle(world)
     with serving(world) as (server, stub):
         before = stub.Retrieve(RETRIEVE)
-        world.repo.store.delete_feature_view("profile")
+        open_repo(world.repo.path).store.delete_feature_view("profile")
         wait_for(lambda: counted(server, "plan_refresh_failures_total") >= 2, "failed refreshes")
         assert stub.Retrieve(RETRIEVE) == before

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
 import onnx
 import pytest
 from support.serving import counted, failure, not_yet_ready, serving, wait_for
-from support.serving_bundle import publish_bundle, save_ranker
+from support.serving_bundle import alter_signature, publish_bundle, save_ranker
 from support.serving_world import build_world, ranker_inputs
 
-from feast_recsys.bundle.signature import Role, Signature
+from feast_recsys.bundle.signature import Role
 from feast_recsys.v1 import recommender_service_pb2 as pb
 
 RETRIEVE = pb.RetrieveRequest(recommender="plain", user_id="1", top_k=40)
@@ -24,20 +23,6 @@ def sqlite_world(tmp_path):
 
 def current(stub) -> str:
     return stub.Retrieve(RETRIEVE).info.bundle_id
-
-
-def alter_signature(model: str, role: Role, name: str, **changes):
-    """Changes one input in what the signature says, and leaves the graph as it is."""
-
-    def change(staged) -> None:
-        signature = Signature.load(staged / "models" / model)
-        graph = signature.graphs[role]
-        inputs = tuple(replace(i, **changes) if i.name == name else i for i in graph.inputs)
-        replace(signature, graphs={**signature.graphs, role: replace(graph, inputs=inputs)}).save(
-            staged / "models" / model
-        )
-
-    return change
 
 
 QUERY, RANKER = Role.QUERY_ENCODER, Role.RANKER

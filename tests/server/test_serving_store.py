@@ -7,11 +7,11 @@ from datetime import datetime, timedelta, timezone
 import grpc
 import pytest
 from support.serving import counted, failure, serving, wait_for
-from support.serving_bundle import Oracle, best, publish_bundle
+from support.serving_bundle import Oracle, alter_signature, best, publish_bundle
 from support.serving_stores import locked
 from support.serving_world import build_world, rows
 
-from feast_recsys.bundle.signature import Side
+from feast_recsys.bundle.signature import Role, Side
 from feast_recsys.features.plan import compile_plan
 from feast_recsys.features.reader import OnlineReader
 from feast_recsys.server.deadline import Deadline
@@ -94,6 +94,18 @@ def test_fail_answers_unavailable_and_when_to_try_again(outage):
             assert error.retry
 
 
+def test_a_required_input_makes_degraded_answers_impossible(own_redis, tmp_path):
+    """Its missing value is the store's fault, so the caller may try again."""
+    world = build_world(tmp_path / "world", redis=own_redis.address, serving={"store_timeout_ms": 300})
+    publish_bundle(world, change=alter_signature("ranking", Role.RANKER, "spend", required=True))
+    with serving(world) as (_, stub):
+        assert len(stub.Rank(RANK).item_ids) == 3
+        with own_redis.frozen():
+            error = failure(stub.Rank, RANK)
+            assert (error.code, error.reason, error.retry) == ("UNAVAILABLE", UNAVAILABLE, True)
+            assert "profile:spend" in error.message
+
+
 def test_a_store_that_comes_back_is_used_again(own_redis, tmp_path):
     world = build_world(tmp_path / "world", redis=own_redis.address, serving={"store_timeout_ms": 300})
     publish_bundle(world)
@@ -124,8 +136,10 @@ def test_when_all_reads_hang_further_ones_are_refused_at_once(own_redis, tmp_pat
     reads.stop()
 
 
-def test_a_call_whose_deadline_passes_stops_and_hurts_no_other(own_redis, tmp_path):
-    world = build_world(tmp_path / "world", redis=own_redis.address, serving={"store_timeout_ms": 20_000})
+@pytest.mark.parametrize("policy", ["degrade", "fail"])
+def test_a_call_whose_deadline_passes_stops_and_hurts_no_other(own_redis, tmp_path, policy):
+    serving_section = {"store_timeout_ms": 20_000, "store_policy": policy}
+    world = build_world(tmp_path / "world", redis=own_redis.address, serving=serving_section)
     publish_bundle(world)
     with serving(world) as (server, stub):
         with own_redis.frozen():
@@ -135,6 +149,7 @@ def test_a_call_whose_deadline_passes_stops_and_hurts_no_other(own_redis, tmp_pa
             assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             late = {"rpc": "Rank", "recommender": "both", "code": "DEADLINE_EXCEEDED"}
             wait_for(lambda: counted(server, "requests_total", **late) == 1, "the server to stop working")
+            assert counted(server, "store_failures_total", kind="timeout") == 0, "it had 20 s"
         assert len(patient.result().item_ids) == 3
         assert not patient.result().info.degraded_reasons
 

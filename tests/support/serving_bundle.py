@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,20 @@ def publish_bundle(
     )  # fmt: skip
     publish(world.bundles, staged, manifest, keep=10)
     return manifest.bundle_id
+
+
+def alter_signature(model: str, role: Role, name: str, **changes: Any) -> Callable[[Path], None]:
+    """Changes one input in what the signature says, and leaves the graph as it is."""
+
+    def change(staged: Path) -> None:
+        signature = Signature.load(staged / "models" / model)
+        graph = signature.graphs[role]
+        inputs = tuple(replace(i, **changes) if i.name == name else i for i in graph.inputs)
+        replace(signature, graphs={**signature.graphs, role: replace(graph, inputs=inputs)}).save(
+            staged / "models" / model
+        )
+
+    return change
 
 
 class Oracle:

@@ -97,8 +97,8 @@ def connect(location: Location, call: Call) -> Iterator[RecommenderServiceStub]:
         try:
             yield RecommenderServiceStub(channel)
         except grpc.RpcError as error:
-            assert isinstance(error, grpc.Call)  # what a stub raises is both
-            raise _from_wire(error, rpc_status.from_call(error), target) from error
+            call_of_error: Any = error  # what a stub raises is an RpcError and a Call
+            raise _from_wire(error, rpc_status.from_call(call_of_error), target) from error
 
 
 class ServerError(RecsysError):

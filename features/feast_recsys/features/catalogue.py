@@ -88,13 +88,15 @@ def _read_ids(repo: Repo, as_of: datetime) -> Array:
     original = {new: old for old, new in (source.field_mapping or {}).items()}
     join_key = original.get(key.join_key, key.join_key)
     moment, created = source.timestamp_field, source.created_timestamp_column
+    # Without any feature Feast's file store carries all of them along: 20 s for 50,000 rows with lists.
+    features = [original.get(field.name, field.name) for field in view.features[:1]]
     store = repo.store
     try:
         job = store.provider.offline_store.pull_latest_from_table_or_query(
             config=store.config,
             data_source=source,
             join_key_columns=[join_key],
-            feature_name_columns=[],
+            feature_name_columns=features,
             timestamp_field=original.get(moment, moment),
             created_timestamp_column=original.get(created, created) or None,
             start_date=_BEGINNING,

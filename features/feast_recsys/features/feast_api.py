@@ -9,6 +9,7 @@ first and the variables go again. No other module of this room imports Feast.
 
 from __future__ import annotations
 
+import logging
 import os
 
 import prometheus_client  # noqa: F401 -- reads the variables when it is imported
@@ -30,6 +31,10 @@ from feast.protos.feast.types.Value_pb2 import Value
 
 for _name in set(_VARIABLES) - _SET_BY_OTHERS:
     os.environ.pop(_name, None)
+
+# Feast says at each opening that `serve_features_while_materializing` has no effect on a file registry. It has: without
+# it a process that materializes can't be read from, and a test shows it.
+logging.getLogger("feast.repo_config").addFilter(lambda record: "typically has no effect" not in record.getMessage())
 
 __all__ = [
     "DUMMY_ENTITY_NAME",

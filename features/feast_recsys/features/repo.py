@@ -12,7 +12,11 @@ import numpy as np
 from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import InvalidArgument, InvalidRepository
 from feast_recsys.bundle.signature import Side
-from feast_recsys.features.feast_api import FeastObjectNotFoundException, FeatureStore, ValueType
+from feast_recsys.features.feast_api import (
+    FeastObjectNotFoundException,
+    FeatureStore,
+    ValueType,
+)
 from feast_recsys.features.settings import SECTION, Settings, parse_settings
 
 CONFIGURATION_FILE = "feature_store.yaml"

@@ -155,9 +155,8 @@ def fit_encoders(
         for step, n in enumerate(random.permutation(batches).tolist()):
             chosen = parts[n]
             adam.zero_grad()
-            _loss(
-                encoders, tensors, data, states[chosen], days[chosen], liked[chosen], log_q, config, random
-            ).backward()
+            loss = _loss(encoders, tensors, data, states[chosen], days[chosen], liked[chosen], log_q, config, random)
+            loss.backward()  # type: ignore[no-untyped-call]
             adam.step()
             progress.progress(epoch * batches + step + 1, total * batches)
         schedule.step()

@@ -26,6 +26,7 @@ class TwoTowerConfig:
     Attributes:
         dimension: Width of the vectors.
         hidden: Width of the hidden layer of each tower.
+        dropout: After it.
         history_length: Latest items of the history that count. Short, because the latest tell most.
         temperature: What cosines are divided by.
         history_dropout: Share of the history left out in each training step.
@@ -39,6 +40,7 @@ class TwoTowerConfig:
 
     dimension: int = 64
     hidden: int = 128
+    dropout: float = 0.5
     history_length: int = 20
     temperature: float = 0.1
     history_dropout: float = 0.3
@@ -63,7 +65,7 @@ class QueryEncoder(nn.Module):
         self.history_dropout = config.history_dropout
         d = config.dimension
         entry = features.width + (d if history is not None else 0)
-        self.tower = nn.Sequential(nn.Linear(entry, config.hidden), nn.ReLU(), nn.Linear(config.hidden, d))
+        self.tower = _tower(entry, config)
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """[B, d]. A user without history and features gets the vector of the defaults."""
@@ -90,7 +92,7 @@ class ItemEncoder(nn.Module):
         d = config.dimension
         self.tower: nn.Module | None = None
         if features.width:
-            self.tower = nn.Sequential(nn.Linear(features.width, config.hidden), nn.ReLU(), nn.Linear(config.hidden, d))
+            self.tower = _tower(features.width, config)
         # What an item without known id and content gets: never the zero vector.
         self.bias = nn.Parameter(torch.full((d,), 0.01))
 
@@ -103,6 +105,11 @@ class ItemEncoder(nn.Module):
         if self.tower is not None:
             vectors = vectors + self.tower(self.features(inputs))
         return functional.normalize(vectors, dim=-1)
+
+
+def _tower(width: int, config: TwoTowerConfig) -> nn.Sequential:
+    hidden = nn.Linear(width, config.hidden)
+    return nn.Sequential(hidden, nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(config.hidden, config.dimension))
 
 
 def build_two_tower(

@@ -103,8 +103,8 @@ class BundleKeeper:
                 with self._preparing:
                     fresh = prepare(self._repo, state.bundle)
             except Exception:
-                self._metrics.refresh_failed()
                 logger.exception("the read plans for bundle %s can't be refreshed; the old ones stay", state.bundle.id)
+                self._metrics.refresh_failed()
                 continue
             with self._writing:
                 held = self._shelf.held
@@ -149,7 +149,6 @@ class BundleKeeper:
             self._refused, self._pause = bundle_id, self._repo.settings.serving.poll_seconds
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
         self._retry_at = time.monotonic() + self._pause
-        self._metrics.bundle_refused()
         stays = self._shelf.held.current
         logger.error(
             "bundle %s is refused: %s (%s; next attempt in %.1f s)",
@@ -159,6 +158,7 @@ class BundleKeeper:
             self._pause,
             exc_info=None if isinstance(error, RecsysError) else error,
         )
+        self._metrics.bundle_refused()
 
     def _repeat(self, work: Callable[[], None], seconds: float) -> None:
         while True:

@@ -127,8 +127,8 @@ class StoreReads:
             raise OnlineStoreUnavailable(f"the online store left {self._threads} reads unanswered; try again later")
         if not job.lock.acquire(timeout=max(min(limit, deadline.expires) - time.monotonic(), 0.0)):
             self._give_up(job)
-            self._metrics.store_failed("timeout")
             deadline.check("waiting for the online store")
+            self._metrics.store_failed("timeout")
             raise OnlineStoreUnavailable(f"the online store did not answer within {self._timeout * 1000:.0f} ms")
         if job.error is None:
             return job.columns

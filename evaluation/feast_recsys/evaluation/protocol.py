@@ -1,0 +1,229 @@
+"""How a recommender is measured: on each user's last interactions, over the full catalogue, stage by stage.
+
+A test user asks once, just before the first of their test events; relevant are the items that they then liked and had
+not met before. Every item of the catalogue can be returned but those met before the question. Ties are broken by the
+lower item. Baselines learn from all interactions that are not test, which is more than our models do, and their
+parameters are chosen on validation, as everything else is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from feast_recsys.bundle.signature import Role
+from feast_recsys.evaluation.baselines import Baseline, Ease, ItemKnn, Popularity, interaction_matrix
+from feast_recsys.evaluation.metrics import (
+    Interval,
+    Relevant,
+    auc,
+    bootstrap_interval,
+    expected_calibration_error,
+    log_loss,
+    mean,
+    ndcg_at,
+    paired_interval,
+    recall_at,
+    top_k,
+)
+from feast_recsys.models.candidates import RankingSet, retrieved_set
+from feast_recsys.models.checkpoint import Checkpoint
+from feast_recsys.models.data import TrainingData
+from feast_recsys.models.events import Part
+from feast_recsys.models.progress import SILENT, Reporter
+from feast_recsys.models.queries import Queries
+from feast_recsys.models.ranking import score_candidates
+from feast_recsys.models.scoring import seen_mask
+from feast_recsys.models.tensors import ModelTensors, model_tensors
+from feast_recsys.models.wide_deep import WideDeep
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+CUT = 10
+BLOCK = 512  # users whose scores over the whole catalogue are held at once
+EASE_GRID = (50.0, 100.0, 200.0, 500.0, 1000.0)
+KNN_GRID = ((50, 0.0), (50, 10.0), (200, 0.0), (200, 10.0), (200, 50.0))
+
+
+@dataclass(frozen=True)
+class RankingQuality:
+    """How good the ranker's probabilities are, given the candidates of retrieval.
+
+    Attributes:
+        candidates: Number of candidates judged.
+        liked: Share of them that the user came to like.
+        auc: Pooled over all candidates.
+        log_loss: Natural logarithm.
+        constant_log_loss: That of predicting `liked` for all.
+        calibration_error: ECE over 15 bins of equal count.
+    """
+
+    candidates: int
+    liked: float
+    auc: float
+    log_loss: float
+    constant_log_loss: float
+    calibration_error: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured on the test users. Intervals are 95 % bootstrap intervals over users.
+
+    Attributes:
+        users: Test users with at least one relevant item.
+        items: Size of the catalogue.
+        candidates: Number of candidates that Retrieve hands to Rank.
+        recall: Recall of those candidates: the ceiling of the second stage.
+        ranking: None if the recommender only retrieves.
+        ndcg: NDCG@10 end to end, by the name of who made the list; `rank` first.
+        gain: By the name of the other: the mean difference in NDCG@10 of our last stage, user by user.
+    """
+
+    users: int
+    items: int
+    candidates: int
+    recall: Interval
+    ranking: RankingQuality | None
+    ndcg: Mapping[str, Interval]
+    gain: Mapping[str, Interval]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+
+def evaluate_recommender(
+    data: TrainingData,
+    retrieval: Checkpoint,
+    ranking: Checkpoint | None,
+    *,
+    seed: int = 0,
+    progress: Reporter = SILENT,
+) -> Evaluation:
+    """Measures both stages and the whole on the test users, beside popularity, item-kNN and EASE.
+
+    Args:
+        data: What the models were trained on.
+        retrieval: The trained retrieval model.
+        ranking: The trained ranking model; None if the recommender only retrieves.
+        seed: Of the bootstrap.
+        progress: Hears of the steps.
+    """
+    progress.start("evaluate both stages")
+    queries, k = data.test, min(data.settings.candidates, data.items)
+    relevant = Relevant(queries.offsets, queries.items)
+    found = retrieved_set(retrieval.modules, _tensors(data, retrieval), data, queries, k)
+    lists = {"retrieve": found.items}
+    quality = None
+    if ranking is not None:
+        probabilities = rank(data, ranking, found)
+        order = np.argsort(np.where(found.real, -probabilities, np.inf), axis=1, kind="stable")
+        lists = {"rank": np.take_along_axis(found.items, order, axis=1), **lists}
+        quality = judge(found.labels[found.real], probabilities[found.real])
+    progress.done(f"{len(queries)} test users")
+    progress.start("compare with baselines")
+    chosen = choose_baselines(data, progress)
+    fitted = data.events.parts != Part.TEST
+    for number, (name, fit) in enumerate(chosen.items()):
+        lists[name] = recommend(fit(_likes(data, fitted)), data, queries, CUT)
+        progress.progress(number + 1, len(chosen))
+    progress.done(", ".join(chosen))
+    per_user = {name: ndcg_at(items, relevant, min(CUT, items.shape[1])) for name, items in lists.items()}
+    ours = next(iter(per_user))
+    return Evaluation(
+        users=len(queries),
+        items=data.items,
+        candidates=k,
+        recall=bootstrap_interval(recall_at(found.items, relevant, k), seed=seed),
+        ranking=quality,
+        ndcg={name: bootstrap_interval(values, seed=seed) for name, values in per_user.items()},
+        gain={n: paired_interval(per_user[ours], v, seed=seed) for n, v in per_user.items() if n != ours},
+    )
+
+
+def rank(data: TrainingData, ranking: Checkpoint, candidates: RankingSet) -> Floats:
+    """[q, c] calibrated probabilities; those of padding mean nothing."""
+    ranker: nn.Module = ranking.modules[Role.RANKER]
+    assert isinstance(ranker, WideDeep)
+    logits = score_candidates(ranker, _tensors(data, ranking), data, candidates).astype(np.float64)
+    return np.asarray(1.0 / (1.0 + np.exp(-(float(ranker.scale) * logits + float(ranker.shift)))))
+
+
+def judge(labels: npt.NDArray[np.bool_], probabilities: Floats) -> RankingQuality:
+    """Measures probabilities against what happened; both [n]."""
+    share = float(labels.mean()) if len(labels) else float("nan")
+    return RankingQuality(
+        candidates=len(labels),
+        liked=share,
+        auc=auc(labels, probabilities),
+        log_loss=log_loss(labels, probabilities),
+        constant_log_loss=log_loss(labels, np.full(len(labels), share)),
+        calibration_error=expected_calibration_error(labels, probabilities),
+    )
+
+
+def choose_baselines(data: TrainingData, progress: Reporter = SILENT) -> dict[str, Callable[[Any], Baseline]]:
+    """Baselines with the parameters that gave the best NDCG@10 on validation, as functions that fit a matrix."""
+    grids: dict[str, Sequence[Callable[[Any], Baseline]]] = {
+        "popularity": [Popularity.fit],
+        "item-kNN": [partial(ItemKnn.fit, k=k, shrinkage=s) for k, s in KNN_GRID],
+        "EASE": [partial(Ease.fit, regularization=r) for r in EASE_GRID],
+    }
+    matrix = _likes(data, data.events.parts == Part.TRAIN)
+    relevant = Relevant(data.validation.offsets, data.validation.items)
+    chosen, total, done = {}, sum(len(g) for g in grids.values() if len(g) > 1), 0
+    for name, grid in grids.items():
+        values = [0.0]
+        if len(grid) > 1:
+            values = []
+            for fit in grid:
+                values.append(mean(ndcg_at(recommend(fit(matrix), data, data.validation, CUT), relevant, CUT)))
+                done += 1
+                progress.progress(done, total)
+        chosen[name] = grid[int(np.argmax(values))]
+    return chosen
+
+
+def recommend(baseline: Baseline, data: TrainingData, queries: Queries, k: int) -> Ints:
+    """[q, k] items, best first, -1 where there are fewer; from the likes before each question."""
+    blocks = [np.empty((0, k), np.int64)]
+    for rows in _blocks(len(queries)):
+        scores = baseline.scores([_liked_before(data, queries, row) for row in rows.tolist()])
+        blocks.append(top_k(scores, k, ~seen_mask(data, queries, rows)))
+    return np.concatenate(blocks)
+
+
+def _blocks(n: int) -> Iterator[Ints]:
+    for start in range(0, n, BLOCK):
+        yield np.arange(start, min(start + BLOCK, n))
+
+
+def _liked_before(data: TrainingData, queries: Queries, row: int) -> Ints:
+    events, user = data.events, int(queries.users[row])
+    start, end = int(events.starts[user]), int(events.starts[user + 1])
+    end = start + int(np.searchsorted(events.times[start:end], queries.times[row]))
+    return np.asarray(events.items[start:end][events.positive[start:end]])
+
+
+def _likes(data: TrainingData, chosen: npt.NDArray[np.bool_]) -> Any:
+    """[U, I] sparse matrix of the likes among some events."""
+    events = data.events
+    likes = chosen & events.positive
+    rows = [
+        events.items[start:end][likes[start:end]]
+        for start, end in zip(events.starts[:-1].tolist(), events.starts[1:].tolist(), strict=True)
+    ]
+    return interaction_matrix(rows, data.items)
+
+
+def _tensors(data: TrainingData, checkpoint: Checkpoint) -> ModelTensors:
+    inputs = [spec for graph in checkpoint.signature.graphs.values() for spec in graph.inputs]
+    return model_tensors(data, inputs, checkpoint.vocabularies)
