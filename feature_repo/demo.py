@@ -19,11 +19,11 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rich.console import Console
 from rich.rule import Rule
-from rich.table import Table
 
 REPO = Path(__file__).parent
 BIN = Path(sys.executable).parent
-CHECKPOINTS = REPO / "data" / "checkpoints"
+DATA = REPO / "data"
+MODELS = ("movies_retrieval", "movies_ranking")
 console = Console(highlight=False)
 
 
@@ -39,7 +39,10 @@ def main(users: list[str]) -> None:
     else:
         recsys("train")
     announce(4, "Export to ONNX, prove parity with PyTorch", "feast-recsys export")
-    recsys("export")
+    if exported():
+        console.print("  already exported")
+    else:
+        recsys("export")
     announce(5, "Features online, items embedded, bundle published", "feast-recsys materialize")
     recsys("materialize")
     announce(6, "Serve over gRPC", "feast-recsys serve")
@@ -49,6 +52,7 @@ def main(users: list[str]) -> None:
             console.print(Rule(f"user {user}", style="dim"))
             history(user)
             recsys("retrieve", "--user", user, "--top-k", "10", "--address", address)
+            console.print()
             recsys("recommend", "--user", user, "--address", address)
     quality()
     console.print(f"\nDone in {time.monotonic() - started:.0f} s. [bold]make serve[/bold] keeps the server up.")
@@ -79,12 +83,22 @@ def run(*command: str, quiet: bool = False) -> None:
 
 def trained() -> bool:
     """Whether both checkpoints are newer than all that they are made from."""
-    outputs = [CHECKPOINTS / name / "metrics.json" for name in ("movies_retrieval", "movies_ranking")]
+    sources = [DATA / "prepared.json", REPO / "definitions.py", REPO / "feature_store.yaml"]
+    sources += [path for room in ("models", "features") for path in (REPO.parent / room).rglob("*.py")]
+    return newer([DATA / "checkpoints" / name / "metrics.json" for name in MODELS], sources)
+
+
+def exported() -> bool:
+    """Whether both exported models are newer than their checkpoints and the exporter."""
+    sources = [DATA / "checkpoints" / name / "metrics.json" for name in MODELS]
+    sources += (REPO.parent / "exporters").rglob("*.py")
+    return newer([DATA / "models" / name / "model.yaml" for name in MODELS], sources)
+
+
+def newer(outputs: list[Path], sources: list[Path]) -> bool:
     if not all(path.exists() for path in outputs):
         return False
-    sources = [REPO / "data" / "prepared.json", REPO / "definitions.py", REPO / "feature_store.yaml"]
-    sources += [*(REPO.parent / "models").rglob("*.py"), *(REPO.parent / "features").rglob("*.py")]
-    return min(p.stat().st_mtime for p in outputs) > max(p.stat().st_mtime for p in sources)
+    return min(path.stat().st_mtime for path in outputs) > max(path.stat().st_mtime for path in sources)
 
 
 @contextlib.contextmanager
@@ -93,7 +107,7 @@ def server() -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    log = REPO / "data" / "serve.log"
+    log = DATA / "serve.log"
     with log.open("w") as output:
         command = [str(BIN / "feast-recsys"), "serve", "--address", address]
         process = subprocess.Popen(command, cwd=REPO, stdout=output, stderr=output)
@@ -143,11 +157,12 @@ def history(user: str) -> None:
 
 def quality() -> None:
     """Prints what `train` measured."""
-    metrics = json.loads((CHECKPOINTS / "movies_ranking" / "metrics.json").read_text())
-    table = Table(
-        title="Quality on held-out ratings, full catalogue", title_justify="left", title_style="bold", box=None
-    )
-    console.print(table, metrics)
+    from feast_recsys.cli.train import show
+    from feast_recsys.evaluation.protocol import Evaluation
+
+    metrics = json.loads((DATA / "checkpoints" / "movies_ranking" / "metrics.json").read_text())
+    console.print(Rule("quality", style="dim"))
+    show(Evaluation.from_dict(metrics["evaluation"]))
 
 
 if __name__ == "__main__":

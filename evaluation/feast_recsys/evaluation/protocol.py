@@ -99,6 +99,18 @@ class Evaluation:
         """Plain JSON types."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Evaluation:
+        """The inverse of `to_dict`."""
+        quality = document["ranking"]
+        return cls(
+            **{key: document[key] for key in ("users", "items", "candidates")},
+            recall=Interval(**document["recall"]),
+            ranking=RankingQuality(**quality) if quality is not None else None,
+            ndcg={name: Interval(**value) for name, value in document["ndcg"].items()},
+            gain={name: Interval(**value) for name, value in document["gain"].items()},
+        )
+
 
 def evaluate_recommender(
     data: TrainingData,
