@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from click.testing import CliRunner
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.shop import Shop, build_shop
 
 from feast_recsys.bundle.columns import DType
@@ -36,9 +38,19 @@ def address(shop: Shop) -> Iterator[str]:
     command = [program, "-c", str(shop.folder), "serve", "--address", "127.0.0.1:0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
-        yield process.stdout.readline().removeprefix("listening on ").strip()
+        target = process.stdout.readline().removeprefix("listening on ").strip()
+        wait_until_serving(target)
+        yield target
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0
+
+
+def wait_until_serving(target: str) -> None:
+    """Health says SERVING once the bundle is loaded; Watch tells of each change."""
+    with grpc.insecure_channel(target) as channel:
+        for reply in health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60):
+            if reply.status == health_pb2.HealthCheckResponse.SERVING:
+                return
 
 
 def invoke(shop: Shop, *arguments: str, exit_code: int = 0) -> str:

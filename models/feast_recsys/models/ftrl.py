@@ -21,7 +21,8 @@ class Ftrl(Optimizer):
     g = 0 nothing changes. The published form sums the loss over examples; so should the caller.
 
     Args:
-        params: Weights, or groups of them with settings of their own; those that are not 0 at the start are forgotten at the first gradient, by definition.
+        params: Weights, or groups of them with settings of their own. A start other than 0 is forgotten at the first
+            gradient, by definition.
         alpha, beta: Learning rate and its smoothing.
         l1, l2: Strengths of both penalties.
     """
