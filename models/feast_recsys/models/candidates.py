@@ -102,13 +102,13 @@ def training_set(
                          epochs=int(retrieval.config["epochs"]), progress=part)  # fmt: skip
         for rows, block in score_catalogue(encoders, tensors, data, data.ranking.take(asked)):
             chosen = asked[rows]
-            items[chosen] = _choose(block, popularity, config, width, random)
+            items[chosen] = choose_candidates(block, popularity, config, width, random)
             own = np.take_along_axis(block, np.maximum(items[chosen], 0), axis=1)
             scores[chosen] = np.where(items[chosen] >= 0, own, np.float32(0))
     return RankingSet(data.ranking, items, scores, is_liked(items, data.ranking))
 
 
-def _choose(
+def choose_candidates(
     scores: Floats, popularity: npt.NDArray[np.float64], config: WideDeepConfig, width: int, random: np.random.Generator
 ) -> Ints:
     """[m, width] candidates, each once in a row, -1 where there are fewer."""
