@@ -73,7 +73,7 @@ class InputFitter:
         key = self._data.item_key
         return Input(
             f"entity__{_identifier(key.join_key)}", f"entity:{key.join_key}", Side.ITEM, key.dtype,
-            default=self._no_item, vocabulary=self.item_file,
+            pad=key.dtype.zero, default=self._no_item, vocabulary=self.item_file,
         )  # fmt: skip
 
     def fit(self, schemas: Sequence[FeatureSchema], extra: Sequence[Input] = ()) -> Inputs:
