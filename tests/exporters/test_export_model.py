@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from feast_recsys.bundle.columns import Column, DType
 from feast_recsys.bundle.errors import InvalidArgument, ParityFailed
+from feast_recsys.bundle.folders import replace_folder
 from feast_recsys.bundle.runtime import load_model
 from feast_recsys.bundle.signature import Graph, Input, Role, Side, Signature, Stage, to_dict
 from feast_recsys.bundle.tensors import to_tensors
-from feast_recsys.exporters.export import export_model, replace_folder
+from feast_recsys.exporters.export import export_model
 from feast_recsys.exporters.inputs import to_torch
 
 

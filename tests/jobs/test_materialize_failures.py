@@ -20,11 +20,11 @@ from feast_recsys.bundle.errors import (
     InvalidRepository,
     JobFailed,
 )
+from feast_recsys.bundle.progress import Silent
 from feast_recsys.bundle.store import current, open_bundle
 from feast_recsys.features.repo import open_repo
 from feast_recsys.jobs.lease import hold_lease
 from feast_recsys.jobs.pipeline import materialize
-from feast_recsys.jobs.report import Silent
 
 AS_OF = warehouse.AS_OF
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from feast_recsys.bundle.progress import SILENT, Reporter
 from feast_recsys.bundle.signature import Role
 from feast_recsys.evaluation.baselines import Baseline, Ease, ItemKnn, Popularity, interaction_matrix
 from feast_recsys.evaluation.metrics import (
@@ -36,7 +37,6 @@ from feast_recsys.models.candidates import RankingSet, retrieved_set
 from feast_recsys.models.checkpoint import Checkpoint
 from feast_recsys.models.data import TrainingData
 from feast_recsys.models.events import Part
-from feast_recsys.models.progress import SILENT, Reporter
 from feast_recsys.models.queries import Queries
 from feast_recsys.models.ranking import score_candidates
 from feast_recsys.models.scoring import seen_mask

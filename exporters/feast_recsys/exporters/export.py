@@ -17,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from feast_recsys.bundle.errors import InvalidArgument
+from feast_recsys.bundle.folders import replace_folder
 from feast_recsys.bundle.runtime import load_graph
 from feast_recsys.bundle.signature import SIGNATURE_FILE, Graph, Role, Scalar, Signature
 from feast_recsys.bundle.vocabulary import Vocabulary
@@ -183,22 +184,3 @@ def _check_target(folder: Path) -> None:
             "export into a folder of its own",
             field="folder",
         )
-
-
-def replace_folder(draft: Path, folder: Path) -> None:
-    """Renames the draft to the folder, whose old content, if any, goes; it is back where that fails.
-
-    Raises:
-        OSError: the draft can't be renamed.
-    """
-    if not folder.exists():
-        draft.rename(folder)
-        return
-    old = draft.with_name(f"{draft.name}.old")
-    folder.rename(old)
-    try:
-        draft.rename(folder)
-    except OSError:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old)

@@ -14,6 +14,7 @@ import numpy as np
 
 from feast_recsys.bundle.errors import InvalidArgument, InvalidRepository, JobFailed
 from feast_recsys.bundle.manifest import Manifest, inventory
+from feast_recsys.bundle.progress import Reporter, Silent
 from feast_recsys.bundle.signature import Side, Stage
 from feast_recsys.bundle.snapshot import open_snapshot
 from feast_recsys.bundle.store import SNAPSHOT_FOLDER, next_id, publish, stage
@@ -28,7 +29,7 @@ from feast_recsys.jobs.fingerprint import fingerprint
 from feast_recsys.jobs.lease import hold_lease
 from feast_recsys.jobs.previous import Previous, open_previous, reusable_vectors
 from feast_recsys.jobs.registry import snapshot_references
-from feast_recsys.jobs.report import Journal, Mode, Reporter, Silent, Summary
+from feast_recsys.jobs.report import Journal, Mode, Summary
 from feast_recsys.jobs.write_vectors import VectorView, differing, stored_vectors, vector_views, write_vectors
 
 # There from the first item vector written to Feast until the bundle with the same vectors is published.

@@ -7,35 +7,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal
+
+from feast_recsys.bundle.progress import Reporter
 
 Mode = Literal["incremental", "full"]
-
-
-class Reporter(Protocol):
-    """Hears how far a job is. Steps come one after the other; calls come from the thread that runs the job."""
-
-    def start(self, step: str) -> None:
-        """A step begins; `step` names it for people."""
-
-    def progress(self, done: int, total: int) -> None:
-        """So much of the current step is done. Steps that can't tell never call it."""
-
-    def done(self, outcome: str) -> None:
-        """The current step has succeeded; `outcome` says in a few words what it did."""
-
-
-class Silent:
-    """A reporter that tells nobody."""
-
-    def start(self, step: str) -> None:
-        """See Reporter."""
-
-    def progress(self, done: int, total: int) -> None:
-        """See Reporter."""
-
-    def done(self, outcome: str) -> None:
-        """See Reporter."""
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from feast_recsys.bundle.progress import SILENT, Reporter
 from feast_recsys.bundle.signature import Role
 from feast_recsys.models.build import build_modules
 from feast_recsys.models.checkpoint import Checkpoint
 from feast_recsys.models.data import TrainingData
 from feast_recsys.models.events import Ints, Part
-from feast_recsys.models.progress import SILENT, Reporter
 from feast_recsys.models.queries import Queries
 from feast_recsys.models.retrieval import fit_encoders
 from feast_recsys.models.scoring import best, is_liked, retrieve, score_catalogue

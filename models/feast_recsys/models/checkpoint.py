@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from feast_recsys.bundle.errors import CorruptArtifact
+from feast_recsys.bundle.folders import replace_folder
 from feast_recsys.bundle.signature import Role, Signature, to_dict
 from feast_recsys.bundle.vocabulary import Vocabulary
 from feast_recsys.models.build import build_modules
@@ -75,7 +76,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
             for name, tensor in module.state_dict().items()
         }
         save_file(weights, draft / WEIGHTS_FILE)
-        _replace(draft, folder)
+        replace_folder(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -112,17 +113,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise CorruptArtifact(f"{path} is no JSON object; train again")
     return document
-
-
-def _replace(draft: Path, folder: Path) -> None:
-    if not folder.exists():
-        draft.rename(folder)
-        return
-    old = draft.with_name(f"{draft.name}.old")
-    folder.rename(old)
-    try:
-        draft.rename(folder)
-    except OSError:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old)

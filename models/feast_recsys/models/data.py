@@ -11,13 +11,13 @@ import pyarrow as pa
 
 from feast_recsys.bundle.columns import Array, Column
 from feast_recsys.bundle.errors import InvalidSettings
+from feast_recsys.bundle.progress import SILENT, Reporter
 from feast_recsys.bundle.signature import Side
 from feast_recsys.features.repo import EntityKey, Repo, entity_key
 from feast_recsys.features.schema import FeatureSchema, service_schemas
 from feast_recsys.features.settings import Recommender
 from feast_recsys.features.training import point_in_time, read_interactions
 from feast_recsys.models.events import Events, Ints, Part, split_events
-from feast_recsys.models.progress import SILENT, Reporter
 from feast_recsys.models.queries import Queries, held_out_queries, horizon_queries, next_item_queries
 
 DAY = 86_400

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import InvalidSettings
+from feast_recsys.bundle.progress import SILENT, Reporter
 from feast_recsys.bundle.signature import Graph, Input, Role, Side, Signature, Stage
 from feast_recsys.bundle.vocabulary import Vocabulary
 from feast_recsys.features.repo import Repo
@@ -25,7 +26,6 @@ from feast_recsys.models.data import DataConfig, TrainingData, load_data
 from feast_recsys.models.events import Ints
 from feast_recsys.models.ftrl import Ftrl
 from feast_recsys.models.inputs import InputFitter, quantiles
-from feast_recsys.models.progress import SILENT, Reporter
 from feast_recsys.models.seeds import seeded
 from feast_recsys.models.tensors import Floats, ModelTensors, model_tensors
 from feast_recsys.models.two_tower import ItemEncoder

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from feast_recsys.bundle.errors import InvalidSettings
+from feast_recsys.bundle.progress import SILENT, Reporter
 from feast_recsys.bundle.signature import Graph, Role, Signature, Stage
 from feast_recsys.features.repo import Repo
 from feast_recsys.models.build import build_modules
@@ -19,7 +20,6 @@ from feast_recsys.models.checkpoint import Checkpoint
 from feast_recsys.models.data import DataConfig, TrainingData, load_data
 from feast_recsys.models.events import Ints
 from feast_recsys.models.inputs import InputFitter
-from feast_recsys.models.progress import SILENT, Reporter
 from feast_recsys.models.queries import Queries
 from feast_recsys.models.scoring import recall, retrieve
 from feast_recsys.models.seeds import seeded
