@@ -44,7 +44,11 @@ _CALL = (
     click.option("-u", "--user", required=True, metavar="ID", help="Who asks."),
     click.option("-r", "--recommender", metavar="NAME", help="Which recommender.  [default: the only one]"),
     click.option(
-        "-k", "--top-k", type=click.IntRange(min=0), default=0, help="How many items.  [default: the settings']"
+        "-k",
+        "--top-k",
+        type=click.IntRange(min=0),
+        default=0,
+        help="How many items.  [default: the settings'; rank: all]",
     ),
     click.option("--context", multiple=True, metavar="NAME=JSON", help="Request-time value; may be repeated."),
     click.option("--bundle-id", default="", metavar="ID", help="Answer from this bundle.  [default: the current one]"),

@@ -27,6 +27,8 @@ def serve(location: Location, address: str | None, log_level: str) -> None:
     are picked up without a restart.
     """
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # Feast tells of every refresh of its registry; ours are once a minute and in the metrics.
+    logging.getLogger("feast").setLevel(max(logging.getLogger().level, logging.WARNING))
     repo = location.open()
     from feast_recsys.server.app import serve as run
 

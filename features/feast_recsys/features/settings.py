@@ -103,9 +103,9 @@ class Serving(_Section):
     threads: Positive = 8
     """Calls answered at the same time."""
     max_top_k: Positive = 1000
-    """Largest `top_k` and `candidate_count` of a request."""
+    """Largest `top_k` of Retrieve and Recommend."""
     max_candidates: Positive = 2000
-    """Most candidates of one Rank."""
+    """Most candidates of one Rank, and largest `candidate_count` of Recommend."""
     max_exclusions: Positive = 10_000
     """Most `exclude_item_ids` of one request."""
     poll_seconds: Annotated[float, Field(gt=0)] = 1.0
