@@ -138,7 +138,9 @@ def test_changed_definitions_are_told(tmp_path):
     materialize(repo, as_of=warehouse.AS_OF)
     repo.store.apply([FeatureService(name="more", features=[repo.store.get_feature_view("profile")])])
     finding = said(examine_folder(tmp_path), "warning", "bundle", "Feast's definitions have changed")
-    assert finding.remedy == "run `feast-recsys materialize`"
+    assert finding.remedy == "run `feast-recsys materialize --full`"
+    materialize(open_repo(tmp_path), mode="full", as_of=warehouse.AS_OF)
+    assert sick(examine_folder(tmp_path)) == []
 
 
 def test_a_bundle_of_other_recommenders_or_projects_is_told(tmp_path):

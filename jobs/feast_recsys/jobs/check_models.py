@@ -109,7 +109,9 @@ def _origin(repo: Repo, bundle: Bundle) -> Iterator[Finding]:
         yield Finding("error", "bundle", message, MATERIALIZE)
     then = bundle.manifest.metadata.get("registry")
     if then is not None and then != registry_hash(repo):
-        yield Finding("warning", "bundle", "Feast's definitions have changed since it was published", MATERIALIZE)
+        # A change that shapes nothing, of a description say, publishes nothing by itself.
+        remedy = "run `feast-recsys materialize --full`"
+        yield Finding("warning", "bundle", "Feast's definitions have changed since it was published", remedy)
 
 
 def _recommender(repo: Repo, bundle: Bundle, name: str, models: Models) -> Iterator[Finding]:
