@@ -24,12 +24,14 @@ class RecommenderEntry:
         vectors: File of the item vectors.
         item_encoder: SHA-256 of the graph that made the vectors.
         ranking: Folder of the exported ranking model; None if the recommender only retrieves.
+        item_columns: Folder with what the ranking model's item part gave; None if it has no such part.
     """
 
     retrieval: str
     vectors: str
     item_encoder: str
     ranking: str | None = None
+    item_columns: str | None = None
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,10 @@ from typing import Any
 
 import yaml
 
+from feast_recsys.bundle import split
 from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import CorruptArtifact, InvalidSignature
+from feast_recsys.bundle.split import Split
 
 SIGNATURE_FILE = "model.yaml"
 FORMAT = 1
@@ -113,6 +115,7 @@ class Graph:
         feature_service: The Feast feature service that names its features; None if there is none.
         file: ONNX file, beside `model.yaml`; empty before the export.
         sha256: Checksum of that file; empty before the export.
+        split: The same in three parts, of a ranker in which something depends on one side alone.
     """
 
     role: Role
@@ -121,6 +124,7 @@ class Graph:
     feature_service: str | None = None
     file: str = ""
     sha256: str = ""
+    split: Split | None = None
 
     def input(self, name: str) -> Input:
         """The input of that name; KeyError if there is none."""
@@ -191,6 +195,8 @@ def to_dict(signature: Signature) -> dict[str, Any]:
             entry["feature_service"] = graph.feature_service
         entry["output"] = graph.output
         entry["inputs"] = [_input_to_dict(i) for i in graph.inputs]
+        if graph.split is not None:
+            entry["split"] = split.to_dict(graph.split)
         graphs[role.value] = entry
     document: dict[str, Any] = {"format": FORMAT, "name": signature.name, "stage": signature.stage.value}
     if signature.dimension:
@@ -228,7 +234,7 @@ def from_dict(document: Any) -> Signature:
 
 def _graph_from_dict(entry: Any, role: Role, path: str) -> Graph:
     _expect(isinstance(entry, dict), f"{role.value} must be a mapping", path)
-    _only(entry, {"file", "sha256", "feature_service", "output", "inputs"}, path)
+    _only(entry, {"file", "sha256", "feature_service", "output", "inputs", "split"}, path)
     _expect(isinstance(entry.get("inputs"), list), f"{role.value} needs a list of inputs", f"{path}.inputs")
     return Graph(
         role,
@@ -237,6 +243,7 @@ def _graph_from_dict(entry: Any, role: Role, path: str) -> Graph:
         _typed(entry, "feature_service", str, None, path),
         _typed(entry, "file", str, "", path),
         _typed(entry, "sha256", str, "", path),
+        split.from_dict(entry["split"], f"{path}.split") if entry.get("split") is not None else None,
     )
 
 
@@ -295,6 +302,7 @@ def _check(signature: Signature) -> None:
     if signature.stage is Stage.RETRIEVAL:
         _expect(signature.dimension > 0, "a retrieval model needs its vectors' dimension", "dimension")
     for role, graph in signature.graphs.items():
+        _check_split(graph)
         names = [i.name for i in graph.inputs]
         for spec in graph.inputs:
             path = f"graphs.{role.value}.{spec.name}"
@@ -311,6 +319,23 @@ def _check(signature: Signature) -> None:
                 f"{path}.feature",
             )
             _check_input(spec, path)
+
+
+def _check_split(graph: Graph) -> None:
+    if graph.split is None:
+        return
+    path = f"graphs.{graph.role.value}.split"
+    _expect(graph.role is Role.RANKER, f"only a ranker is split, not the {graph.role.value}", path)
+    sides = {i.name: i.side for i in graph.inputs}
+    for part, allowed in (
+        (graph.split.user, (Side.USER, Side.CONTEXT)),
+        (graph.split.item, (Side.ITEM,)),
+        (graph.split.cross, tuple(Side)),
+    ):
+        for name in part.inputs if part is not None else ():
+            _expect(sides.get(name) in allowed, f"{path}: {name!r} can't be an input of that part", path)
+    for passed in graph.split.item.outputs if graph.split.item is not None else ():
+        _expect(passed.shape.count(None) == 1, f"{path}: {passed.name!r} has not one axis of candidates", path)
 
 
 def _check_input(spec: Input, path: str) -> None:

@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+from feast_recsys.bundle.columns import Array
 from feast_recsys.bundle.errors import CorruptArtifact
 from feast_recsys.bundle.index import ExactIndex, Index, open_vectors
+from feast_recsys.bundle.item_columns import open_item_columns
 from feast_recsys.bundle.manifest import MANIFEST_FILE, Manifest, RecommenderEntry, verify
-from feast_recsys.bundle.runtime import LoadedGraph, load_model
+from feast_recsys.bundle.runtime import ON_CPU, Execution, LoadedGraph, LoadedSplit, load_model, load_split
 from feast_recsys.bundle.signature import Role, Signature, Stage
 from feast_recsys.bundle.snapshot import Snapshot, open_snapshot
 
@@ -40,6 +42,8 @@ class LoadedRecommender:
         index: The item vectors, row by row as in the snapshot.
         ranking: Signature of the ranking model, None if there is none.
         ranker: Its graph, None if there is none.
+        split: The ranker in parts, without the item part; None if it is served whole.
+        item_columns: What the item part gave, [n, width] each, in the order of its outputs.
     """
 
     retrieval: Signature
@@ -47,6 +51,8 @@ class LoadedRecommender:
     index: Index
     ranking: Signature | None
     ranker: LoadedGraph | None
+    split: LoadedSplit | None = None
+    item_columns: tuple[Array, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -160,24 +166,29 @@ def history(root: Path) -> list[str]:
     return sorted(names, key=lambda name: name == now)
 
 
-def open_bundle(folder: Path) -> Bundle:
+def open_bundle(folder: Path, execution: Execution = ON_CPU) -> Bundle:
     """Verifies and opens a bundle.
+
+    Args:
+        folder: The bundle.
+        execution: Where and how its graphs are to run.
 
     Raises:
         CorruptArtifact: a file is missing, altered or does not fit the others; names it.
         InvalidSignature: a graph and its signature differ.
+        InvalidSettings: its graphs can't run on that device.
     """
     manifest = Manifest.load(folder)
     verify(folder, manifest)
     snapshot = open_snapshot(folder / SNAPSHOT_FOLDER)
     if len(snapshot) != manifest.items:
         raise CorruptArtifact(f"bundle {manifest.bundle_id}: {len(snapshot)} items, its manifest says {manifest.items}")
-    recommenders = {name: _open(folder, name, entry, snapshot) for name, entry in manifest.recommenders.items()}
+    recommenders = {name: _open(folder, entry, snapshot, execution) for name, entry in manifest.recommenders.items()}
     return Bundle(manifest, snapshot, recommenders)
 
 
-def _open(folder: Path, name: str, entry: RecommenderEntry, snapshot: Snapshot) -> LoadedRecommender:
-    retrieval, graphs = load_model(folder / entry.retrieval)
+def _open(folder: Path, entry: RecommenderEntry, snapshot: Snapshot, execution: Execution) -> LoadedRecommender:
+    retrieval, graphs = load_model(folder / entry.retrieval, (Role.QUERY_ENCODER,), execution)
     _expect(retrieval.stage is Stage.RETRIEVAL, f"{entry.retrieval} is no retrieval model")
     made_by = retrieval.graphs[Role.ITEM_ENCODER].sha256
     _expect(made_by == entry.item_encoder, f"{entry.vectors} was made by another item encoder than {entry.retrieval}'s")
@@ -187,12 +198,21 @@ def _open(folder: Path, name: str, entry: RecommenderEntry, snapshot: Snapshot) 
         index.dimension == retrieval.dimension,
         f"{entry.vectors} has width {index.dimension}, {entry.retrieval} says {retrieval.dimension}",
     )
-    ranking, ranker = None, None
-    if entry.ranking is not None:
-        ranking, ranking_graphs = load_model(folder / entry.ranking)
-        _expect(ranking.stage is Stage.RANKING, f"{entry.ranking} is no ranking model")
-        ranker = ranking_graphs[Role.RANKER.value]
-    return LoadedRecommender(retrieval, graphs[Role.QUERY_ENCODER.value], index, ranking, ranker)
+    query = graphs[Role.QUERY_ENCODER.value]
+    if entry.ranking is None:
+        return LoadedRecommender(retrieval, query, index, None, None)
+    ranking, ranking_graphs = load_model(folder / entry.ranking, (Role.RANKER,), execution)
+    _expect(ranking.stage is Stage.RANKING, f"{entry.ranking} is no ranking model")
+    ranker = ranking_graphs[Role.RANKER.value]
+    if ranker.graph.split is None:
+        return LoadedRecommender(retrieval, query, index, ranking, ranker)
+    parts = load_split(folder / entry.ranking, ranker.graph.split, item=False, execution=execution)
+    columns: tuple[Array, ...] = ()
+    if ranker.graph.split.item is not None:
+        _expect(entry.item_columns is not None, f"it lacks what the item part of {entry.ranking} gives")
+        outputs = ranker.graph.split.item.outputs
+        columns = open_item_columns(folder / str(entry.item_columns), outputs, len(snapshot))
+    return LoadedRecommender(retrieval, query, index, ranking, ranker, parts, columns)
 
 
 def _expect(condition: bool, message: str) -> None:

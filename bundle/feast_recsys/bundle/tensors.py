@@ -7,6 +7,7 @@ saw in training.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -54,6 +55,11 @@ def to_tensors(columns: Mapping[str, Column], inputs: Sequence[Input]) -> dict[s
             raise InvalidSignature(f"no values of {spec.feature} for input {spec.name!r}", field=spec.name)
         tensors[spec.name] = to_tensor(columns[spec.feature], spec)
     return tensors
+
+
+def optional(spec: Input) -> Input:
+    """The input with a default for what it lacks, also where it is required."""
+    return replace(spec, required=False) if spec.required else spec
 
 
 def converts(have: DType, want: DType) -> bool:

@@ -24,6 +24,7 @@ from feast_recsys.jobs.registry import registry_hash
 
 MODELS = "models"
 VECTORS = "vectors"
+ITEM_COLUMNS = "item_columns"
 
 Models = Mapping[tuple[str, Stage], ExportedModel]
 
@@ -31,10 +32,10 @@ Models = Mapping[tuple[str, Stage], ExportedModel]
 def write_files(
     staged: Path, models: Models, catalogue: Catalogue, vectors: Mapping[str, Vectors]
 ) -> dict[str, RecommenderEntry]:
-    """Fills a staging folder with all but the manifest.
+    """Fills a staging folder with all but the item columns and the manifest.
 
     Returns:
-        The recommenders' entries of the manifest.
+        The recommenders' entries of the manifest; `item_columns` is set where they must be written.
 
     Raises:
         JobFailed: a model was exported anew while the job ran.
@@ -54,6 +55,7 @@ def write_files(
             path,
             retrieval.signature.graphs[Role.ITEM_ENCODER].sha256,
             f"{MODELS}/{ranking.name}" if ranking is not None else None,
+            f"{ITEM_COLUMNS}/{ranking.name}" if ranking is not None and ranking.item_part is not None else None,
         )
     return entries
 

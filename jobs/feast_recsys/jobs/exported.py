@@ -15,7 +15,7 @@ from feast_recsys.bundle.errors import (
     RecsysError,
 )
 from feast_recsys.bundle.manifest import FileEntry, inventory
-from feast_recsys.bundle.runtime import LoadedGraph, load_model
+from feast_recsys.bundle.runtime import LoadedGraph, LoadedPart, load_model, load_split
 from feast_recsys.bundle.signature import SIGNATURE_FILE, Input, Role, Side, Signature, Stage
 from feast_recsys.bundle.tensors import converts
 from feast_recsys.bundle.vocabulary import Vocabulary
@@ -35,6 +35,7 @@ class ExportedModel:
         folder: Where it is.
         signature: What it takes and gives.
         graphs: Its graphs by role, opened.
+        item_part: What of a split ranker runs over the catalogue, opened; None if there is nothing.
         files: Its files with their checksums.
     """
 
@@ -43,6 +44,7 @@ class ExportedModel:
     signature: Signature
     graphs: Mapping[str, LoadedGraph]
     files: Mapping[str, FileEntry]
+    item_part: LoadedPart | None = None
 
 
 def model_names(repo: Repo) -> dict[tuple[str, Stage], str]:
@@ -86,7 +88,11 @@ def open_model(repo: Repo, recommender: str, stage: Stage, name: str) -> Exporte
             f"{stage.value}; {remedy}",
             field=setting,
         )
-    return ExportedModel(name, folder, signature, graphs, inventory(folder))
+    item_part = None
+    for graph in signature.graphs.values():
+        if graph.split is not None:
+            item_part = load_split(folder, graph.split, item=True).item
+    return ExportedModel(name, folder, signature, graphs, inventory(folder), item_part)
 
 
 def misfits(repo: Repo, model: ExportedModel) -> Iterator[RecsysError]:

@@ -15,7 +15,7 @@ from feast_recsys.features.repo import Repo
 from feast_recsys.jobs.exported import ExportedModel
 
 # Raised when the same inputs would make another bundle.
-RECIPE = 1
+RECIPE = 2
 
 
 def fingerprint(repo: Repo, models: Iterable[ExportedModel], catalogue: Catalogue) -> str:

@@ -9,23 +9,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 
 import numpy as np
 
 from feast_recsys.bundle.errors import InvalidArgument, InvalidRepository, JobFailed
 from feast_recsys.bundle.manifest import Manifest, inventory
 from feast_recsys.bundle.progress import Reporter, Silent
-from feast_recsys.bundle.signature import Side, Stage
+from feast_recsys.bundle.signature import Role, Side, Stage
 from feast_recsys.bundle.snapshot import open_snapshot
 from feast_recsys.bundle.store import SNAPSHOT_FOLDER, next_id, publish, stage
 from feast_recsys.features.catalogue import Catalogue, read_catalogue
 from feast_recsys.features.repo import EntityKey, Repo, entity_key
-from feast_recsys.jobs.assemble import Models, facts, write_files
+from feast_recsys.jobs.assemble import ITEM_COLUMNS, Models, facts, write_files
 from feast_recsys.jobs.audit import SAMPLE, audit, sample_rows
 from feast_recsys.jobs.embed import Rows, Vectors, embed, with_key
 from feast_recsys.jobs.exported import item_encoder, item_references, misfits, model_names, open_model
 from feast_recsys.jobs.feast_step import materialize_views
 from feast_recsys.jobs.fingerprint import fingerprint
+from feast_recsys.jobs.item_columns import write_item_columns
 from feast_recsys.jobs.lease import hold_lease
 from feast_recsys.jobs.previous import Previous, open_previous, reusable_vectors
 from feast_recsys.jobs.registry import snapshot_references
@@ -211,8 +213,9 @@ class _Job:
         self, models: Models, catalogue: Catalogue, key: EntityKey, vectors: Mapping[str, Vectors], made_of: str
     ) -> str:
         root = self.repo.resolve(self.repo.settings.bundles)
+        staged = stage(root)
+        self._write_item_columns(staged, models, catalogue, key)
         with self.journal.step("write bundle") as outcome:
-            staged = stage(root)
             entries = write_files(staged, models, catalogue, vectors)
             files = inventory(staged)
             outcome.counts |= {"files": len(files), "bytes": sum(entry.bytes for entry in files.values())}
@@ -242,6 +245,19 @@ class _Job:
             publish(root, staged, manifest, keep=self.repo.settings.keep_bundles)
             outcome.text = manifest.bundle_id
         return manifest.bundle_id
+
+    def _write_item_columns(self, staged: Path, models: Models, catalogue: Catalogue, key: EntityKey) -> None:
+        """Runs the item parts of split rankers, each model's once."""
+        columns = with_key(catalogue.columns, key.join_key, catalogue.ids)
+        for model in {m.name: m for m in models.values() if m.item_part is not None}.values():
+            assert model.item_part is not None
+            with self.journal.step(f"run item part of {model.name}") as outcome:
+                width = write_item_columns(
+                    staged / ITEM_COLUMNS / model.name, model.item_part, model.signature.graphs[Role.RANKER].inputs,
+                    columns, catalogue.ids, progress=self.journal.progress,
+                )  # fmt: skip
+                outcome.counts |= {"items": len(catalogue), "bytes_per_item": width}
+                outcome.text = f"{_count(len(catalogue), 'item')}, {width} bytes each"
 
     def _summary(self, bundle_id: str, published: bool, items: int) -> Summary:
         steps, notes = tuple(self.journal.steps), tuple(self.journal.notes)

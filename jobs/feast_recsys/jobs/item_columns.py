@@ -1,0 +1,84 @@
+"""The ranker's item part over the whole catalogue: what it gives is kept in the bundle, so that no call computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from feast_recsys.bundle.columns import Array, Column
+from feast_recsys.bundle.errors import JobFailed
+from feast_recsys.bundle.item_columns import create_item_columns, to_rows
+from feast_recsys.bundle.runtime import LoadedPart
+from feast_recsys.bundle.signature import Input
+from feast_recsys.bundle.tensors import optional, to_tensors
+
+BATCH = 1024
+
+
+def write_item_columns(
+    folder: Path,
+    part: LoadedPart,
+    inputs: Sequence[Input],
+    columns: Mapping[str, Column],
+    ids: Array,
+    *,
+    batch: int = BATCH,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Runs the item part over all items and writes what it gives; see `bundle.item_columns`.
+
+    A required feature that an item lacks is no error here: a call that ranks the item says so.
+
+    Args:
+        folder: Where to write; made here.
+        part: The item part.
+        inputs: Inputs of the ranker; the part takes some of them.
+        columns: By reference, n rows each; see `embed.with_key`.
+        ids: [n] ids, for messages.
+        batch: Items in one run.
+        progress: Called with the number of items done and n.
+
+    Returns:
+        Bytes kept for one item.
+
+    Raises:
+        JobFailed: the part fails, gives another shape than its signature says, or numbers that are not finite.
+    """
+    taken = [optional(spec) for spec in inputs if spec.name in part.part.inputs]
+    outputs = part.part.outputs
+    kept = create_item_columns(folder, outputs, len(ids))
+    for start in range(0, len(ids), batch):
+        rows = np.arange(start, min(start + batch, len(ids)))
+        tensors = to_tensors({spec.feature: columns[spec.feature].take(rows) for spec in taken}, taken)
+        try:
+            result = part.run(tensors)
+        except Exception as error:  # ONNX Runtime has no common base class for its errors
+            raise JobFailed(
+                f"the item part {part.part.file} failed on items {ids[rows[0]]} to {ids[rows[-1]]}: {error}"
+            ) from error
+        for passed, column in zip(outputs, kept, strict=True):
+            tensor = result[passed.name]
+            if tensor.shape != tuple(len(rows) if size is None else size for size in passed.shape):
+                raise JobFailed(
+                    f"the item part {part.part.file} gave {list(tensor.shape)} as {passed.name} for {len(rows)} items, "
+                    f"its signature says {list(passed.shape)}; export the model again"
+                )
+            _write(column, rows, to_rows(tensor, passed), part, ids)
+        if progress is not None:
+            progress(int(rows[-1]) + 1, len(ids))
+    for column in kept:
+        if isinstance(column, np.memmap):
+            column.flush()
+    return sum(passed.width * passed.numpy.itemsize for passed in outputs)
+
+
+def _write(column: Array, rows: Array, values: Array, part: LoadedPart, ids: Array) -> None:
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        bad = ids[rows[~np.isfinite(values).all(axis=1)]][:5]
+        raise JobFailed(
+            f"the item part {part.part.file} gave numbers that are not finite for items {', '.join(map(str, bad))}; "
+            "clamp inputs inside forward()"
+        )
+    column[rows[0] : rows[-1] + 1] = values
