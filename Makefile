@@ -8,7 +8,7 @@ REPO   := feature_repo
 USERS  ?= 42 196 405
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo serve test lint format stubs check-stubs check-proto redis clean
+.PHONY: help venv demo serve test bench lint format stubs check-stubs check-proto redis clean
 
 help: ## What there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ serve: $(STAMP) ## Keep the demo's server up
 
 test: $(STAMP) redis ## Run all tests, on SQLite and on a real Redis
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+bench: $(STAMP) redis ## Measure server, peers and floors against one another; BENCH=full for the whole matrix
+	@$(BIN)/python -m benchmarks $(if $(filter full,$(BENCH)),--full)
 
 lint: $(STAMP) ## Lint, format check, types, room rules
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check -q . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -160,7 +160,7 @@ def test_every_altered_file_is_refused_by_name(published, tmp_path):
         (folder / name).unlink()
         with pytest.raises(CorruptArtifact, match=f"lacks {name}"):
             open_bundle(folder)
-    assert len(manifest.files) == 10
+    assert len(manifest.files) == 11
 
 
 def test_a_file_that_nobody_listed_is_refused(broken):

@@ -40,6 +40,53 @@ def test_search_is_a_sort_of_all_scores_with_ties_by_row(case):
         assert score.tolist() == [by_row[row] for row in found.tolist()]
 
 
+@st.composite
+def scored(draw):
+    """Many items with few distinct scores, most of them equal or all different, and some that may not come back."""
+    n = draw(st.sampled_from([1, 1023, 8_191, 8_192, 8_193, 9_000, 20_000, 40_000]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    shape = draw(st.sampled_from(["normal", "few", "equal", "ascending", "descending", "crowded"]))
+    scores = {
+        "normal": lambda: rng.normal(size=n),
+        "few": lambda: rng.integers(-2, 3, n),
+        "equal": lambda: np.zeros(n),
+        "ascending": lambda: np.arange(n),
+        "descending": lambda: -np.arange(n),
+        # The best ones are neighbours, or lie one below the other however the scores are folded.
+        "crowded": lambda: np.where(np.arange(n) % draw(st.sampled_from([1024, 1000, 800])) < 2, 1 + rng.random(n), 0),
+    }[shape]().astype(np.float32)
+    share = draw(st.sampled_from([None, 0.0, 0.001, 0.3, 0.4, 0.9, 1.0]))
+    allow = None if share is None else rng.random(n) < share
+    return scores, allow, draw(st.sampled_from([1, 2, 10, 100, 1000, 5000, 50_000]))
+
+
+@settings(deadline=None, max_examples=200)
+@given(scored(), st.integers(1, 3))
+def test_the_best_of_many_are_those_of_a_sort(case, queries):
+    """Vectors of one number and queries of 1, 2, ... make the scores known exactly."""
+    scores, allow, k = case
+    factors = np.arange(1, queries + 1, dtype=np.float32)[:, None]
+    rows, found = ExactIndex(scores[:, None]).search(factors, k, allow)
+    eligible = np.arange(len(scores)) if allow is None else np.flatnonzero(allow)
+    for factor, some_rows, some in zip(factors, rows, found, strict=True):
+        expected = eligible[np.lexsort((eligible, -(scores * factor)[eligible]))][:k]
+        np.testing.assert_array_equal(some_rows, expected)
+        np.testing.assert_array_equal(some, (scores * factor)[expected])
+
+
+@pytest.mark.parametrize("share", [0.02, 0.34, 0.36, 0.98])
+def test_gathering_and_masking_find_the_same(share):
+    """Whole numbers in 64 columns, more items than are gathered at a time."""
+    rng = np.random.default_rng(0)
+    vectors, queries = rng.integers(-9, 10, (10_000, 64)), rng.integers(-9, 10, (3, 64))
+    allow = rng.random(len(vectors)) < share
+    rows, scores = ExactIndex(vectors.astype(np.float32)).search(queries.astype(np.float32), 50, allow)
+    products = np.where(allow, queries @ vectors.T, -(10**6))
+    expected = np.argsort(-products, axis=1, kind="stable")[:, :50]
+    assert rows.tolist() == expected.tolist()
+    assert scores.tolist() == np.take_along_axis(products, expected, axis=1).tolist()
+
+
 def test_each_item_is_its_own_best_match():
     """Permuted unit vectors: the answer is known by construction."""
     order = np.random.default_rng(0).permutation(64)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import mmap
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +22,7 @@ ELEMENTS = {
     DType.BOOL: st.booleans(),
     DType.STRING: st.text(max_size=5),
 }
-INT_IDS = st.lists(st.integers(-(2**63), 2**63 - 1), unique=True, max_size=8)
+INT_IDS = st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-9, 9), unique=True, max_size=8)
 TEXT_IDS = st.lists(st.text(min_size=1, max_size=5).filter(lambda t: not t.endswith("\0")), unique=True, max_size=8)
 FEATURES = [(f"view:{d.value}{'s' if many else ''}", d, many) for d in DType for many in (False, True)]
 
@@ -85,7 +87,42 @@ def test_a_longer_padded_or_similar_string_is_another_id(tmp_path, text):
 
 
 def test_no_ids_have_no_rows(tmp_path):
-    assert write(tmp_path, [7], {}).rows([]).tolist() == []
+    snapshot = write(tmp_path, [7], {})
+    assert snapshot.rows([]).tolist() == []
+    assert snapshot.rows_of_keys(np.empty(0, np.int64)).tolist() == []
+
+
+@pytest.mark.parametrize("ids", [[7, 70], [-(2**63), 7, 2**63 - 1], ["007", "7", "x"]], ids=["near", "far", "text"])
+@pytest.mark.parametrize("keys", [[7, 8, -7, -(2**63)], ["7", "007", "x", "y"]], ids=["numbers", "texts"])
+def test_ids_by_their_feast_type_have_the_rows_of_their_text(tmp_path, ids, keys):
+    snapshot = write(tmp_path, ids, {})
+    array = np.array(keys, np.int64 if isinstance(keys[0], int) else object)
+    oracle = {str(item): row for row, item in enumerate(ids)}
+    assert snapshot.rows_of_keys(array).tolist() == [oracle.get(str(key), UNKNOWN_ROW) for key in keys]
+
+
+def test_the_same_items_give_the_same_files(tmp_path):
+    """Bundles carry checksums of their files; two jobs over one catalogue must agree on them."""
+    digests = set()
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, ["a", "b"], {"a:x": Column.of(DType.INT64, [1, 2])})
+        files = sorted((tmp_path / name).iterdir())
+        digests.add(tuple((f.name, hashlib.sha256(f.read_bytes()).hexdigest()) for f in files))
+    assert len(digests) == 1
+    assert [name for name, _ in digests.pop()] == ["features.arrow", "ids.npy", "rows.npy"]
+
+
+def test_threads_that_open_columns_at_once_see_the_same(tmp_path):
+    columns = {reference: Column.of(dtype, [[], []] if many else [None, None], is_list=many)
+               for reference, dtype, many in FEATURES}  # fmt: skip
+    for _ in range(20):
+        snapshot = write(tmp_path, [1, 2], columns)
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(snapshot.column, [*columns] * 8))
+        for column, name in zip(found, [*columns] * 8, strict=True):
+            assert column.dtype is columns[name].dtype
+            assert column.to_list() == columns[name].to_list()
 
 
 @pytest.mark.parametrize("ids", [np.empty(0, np.int64), np.empty(0, object)], ids=["integers", "strings"])
@@ -96,6 +133,7 @@ def test_an_empty_catalogue_is_a_catalogue(tmp_path, ids):
     assert len(snapshot) == 0
     assert snapshot.key_dtype is (DType.INT64 if ids.dtype == np.int64 else DType.STRING)
     assert snapshot.rows(["7"]).tolist() == [UNKNOWN_ROW]
+    assert snapshot.rows_of_keys(np.array([7])).tolist() == [UNKNOWN_ROW]
     assert snapshot.ids_of(np.empty(0, np.int64)) == []
     for reference, dtype, many in FEATURES:
         column = snapshot.column(reference)
@@ -121,8 +159,9 @@ def test_statuses_and_usability_are_kept_apart(tmp_path):
 
 def test_an_unknown_feature_is_a_key_error(tmp_path):
     snapshot = write(tmp_path, [1], {"a:x": Column.of(DType.INT64, [1])})
-    with pytest.raises(KeyError):
-        snapshot.column("a:y")
+    for ask in (snapshot.column, snapshot.dtype, snapshot.is_list, snapshot.arrow, snapshot.valid):
+        with pytest.raises(KeyError):
+            ask("a:y")
 
 
 @pytest.mark.parametrize("ids", [[2, 1], [1, 1], ["b", "a"], ["a", "a"]])
@@ -162,7 +201,7 @@ def test_files_are_mapped_not_read(tmp_path):
     assert isinstance(base, mmap.mmap)
 
 
-@pytest.mark.parametrize("name", ["ids.npy", "features.arrow"])
+@pytest.mark.parametrize("name", ["ids.npy", "rows.npy", "features.arrow"])
 @pytest.mark.parametrize("damage", ["missing", "empty", "garbage", "cut"])
 def test_a_broken_file_is_refused_by_name(tmp_path, name, damage):
     write(tmp_path, list(range(100)), {"a:x": Column.of(DType.INT64, list(range(100)))})
@@ -184,8 +223,19 @@ def test_files_of_two_snapshots_do_not_fit(tmp_path):
         open_snapshot(tmp_path / "a")
 
 
-def test_ids_of_another_type_are_no_snapshot(tmp_path):
+def test_a_table_of_other_ids_does_not_fit(tmp_path):
+    write(tmp_path, [1, 2], {})
+    np.save(tmp_path / "rows.npy", np.zeros(3, np.int32))
+    with pytest.raises(CorruptArtifact, match=r"rows\.npy holds \(3,\) int32, not the rows of 2 ids"):
+        open_snapshot(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("ids", "held"),
+    [(np.zeros((1, 2)), r"\(1, 2\) float64"), (np.array([b"abc"]), r"\(1,\) \|S3")],
+)
+def test_ids_of_another_type_are_no_snapshot(tmp_path, ids, held):
     write(tmp_path, [1], {})
-    np.save(tmp_path / "ids.npy", np.zeros((1, 2)))
-    with pytest.raises(CorruptArtifact, match=r"ids\.npy holds \(1, 2\) float64"):
+    np.save(tmp_path / "ids.npy", ids)
+    with pytest.raises(CorruptArtifact, match=rf"ids\.npy holds {held}"):
         open_snapshot(tmp_path)

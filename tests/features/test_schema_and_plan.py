@@ -43,8 +43,12 @@ def change(repo: Repo, name: str, edit: Callable[[Any], None]) -> None:
 
 
 def test_a_feature_has_type_shape_and_side(repo: Repo) -> None:
-    assert feature_schema(repo, "profile:words") == FeatureSchema("profile:words", DType.STRING, True, Side.USER, {})
-    assert feature_schema(repo, "stats:score") == FeatureSchema("stats:score", DType.FLOAT32, False, Side.ITEM, {})
+    assert feature_schema(repo, "profile:words") == FeatureSchema(
+        "profile:words", DType.STRING, True, Side.USER, {}, ("user_id",)
+    )
+    assert feature_schema(repo, "stats:score") == FeatureSchema(
+        "stats:score", DType.FLOAT32, False, Side.ITEM, {}, ("item_id",)
+    )
 
 
 def test_every_supported_type(tmp_path: Path) -> None:
@@ -100,13 +104,12 @@ def test_precomputed_services_are_refused(repo: Repo) -> None:
         service_schemas(repo, "fast")
 
 
-@pytest.mark.parametrize("rename", ["name", "keys"])
-def test_services_that_rename_are_refused(repo: Repo, rename: str) -> None:
+def test_a_service_that_pins_a_version_is_refused(repo: Repo) -> None:
     view = repo.store.get_feature_view("profile")
-    renamed = view.with_name("alias") if rename == "name" else view.with_join_key_map({"user_id": "friend_id"})
-    repo.store.apply([FeatureService(name="renaming", features=[renamed])])
-    with pytest.raises(InvalidRepository, match=r"'renaming'.*'profile'"):
-        service_schemas(repo, "renaming")
+    view.projection.version_tag = 1
+    repo.store.apply([FeatureService(name="pinning", features=[view])])
+    with pytest.raises(InvalidRepository, match=r"'pinning' pins the version of view 'profile'"):
+        service_schemas(repo, "pinning")
 
 
 def test_a_plan_holds_what_a_read_needs(repo: Repo) -> None:
@@ -114,7 +117,8 @@ def test_a_plan_holds_what_a_read_needs(repo: Repo) -> None:
     assert plan.references == ("profile:words", "profile:age")
     assert plan.key.join_key == "user_id"
     [view] = plan.views
-    assert (view.features, view.key_field, view.ttl, view.stale) == (("words", "age"), "int64_val", 3600.0, "serve")
+    assert (view.features, view.ttl, view.stale) == (("words", "age"), 3600.0, "serve")
+    assert [(column.name, column.field) for column in view.keys] == [("user_id", "int64_val")]
 
 
 def test_features_of_the_other_side_are_refused(repo: Repo) -> None:
@@ -122,20 +126,53 @@ def test_features_of_the_other_side_are_refused(repo: Repo) -> None:
         compile_plan(repo, ["profile:age", "stats:score"], Side.USER)
 
 
-def test_views_of_other_or_several_or_no_entities_are_refused(repo: Repo) -> None:
-    shop = Entity(name="shop", join_keys=["shop_id"], value_type=ValueType.INT64)
-    user, source = repo.store.get_entity("user"), repo.store.get_feature_view("profile").batch_source
-    for name, entities in (("foreign", [shop]), ("pairs", [user, shop]), ("everybody", [])):
-        schema = [Field(name="age", dtype=Int64)]
-        if shop in entities:
-            schema.append(Field(name="shop_id", dtype=Int64))
-        repo.store.apply([shop, FeatureView(name=name, entities=entities, schema=schema, source=source)])
-        for call in (
-            lambda name=name: feature_schema(repo, f"{name}:age"),
-            lambda name=name: compile_plan(repo, [f"{name}:age"], Side.USER),
-        ):
-            with pytest.raises(InvalidRepository, match=f"'{name}' belongs to"):
-                call()
+def apply_view(repo: Repo, name: str, entities: list[Entity], tags: dict[str, str] | None = None) -> None:
+    source = repo.store.get_feature_view("profile").batch_source
+    keys = [Field(name=key, dtype=Int64) for entity in entities if (key := entity.join_key) not in ("user_id",)]
+    schema = [Field(name="age", dtype=Int64), *keys]
+    view = FeatureView(name=name, entities=entities, schema=schema, source=source, tags=tags)
+    view.state = FeatureViewState.AVAILABLE_ONLINE
+    repo.store.apply([*entities, view])
+
+
+SHOP = Entity(name="shop", join_keys=["shop_id"], value_type=ValueType.INT64)
+
+
+def test_views_that_do_not_depend_on_the_item_are_of_the_user_side(repo: Repo) -> None:
+    user = repo.store.get_entity("user")
+    for name, entities in (("foreign", [SHOP]), ("pairs", [user, SHOP]), ("everybody", [])):
+        apply_view(repo, name, entities)
+        schema = feature_schema(repo, f"{name}:age")
+        assert (schema.side, schema.join_keys) == (Side.USER, tuple(entity.join_key for entity in entities))
+        plan = compile_plan(repo, [f"{name}:age"], Side.USER)
+        assert {column: key.entity for column, key in plan.join_keys.items()} == {e.join_key: e.name for e in entities}
+        with pytest.raises(InvalidRepository, match=f"'{name}' belongs to"):
+            compile_plan(repo, [f"{name}:age"], Side.ITEM)
+
+
+def test_a_view_of_the_item_and_somebody_is_refused(repo: Repo) -> None:
+    apply_view(repo, "ratings", [repo.store.get_entity("user"), repo.store.get_entity("item")])
+    for call in (
+        lambda: feature_schema(repo, "ratings:age"),
+        lambda: compile_plan(repo, ["ratings:age"], Side.USER),
+        lambda: compile_plan(repo, ["ratings:age"], Side.ITEM),
+    ):
+        with pytest.raises(InvalidRepository, match=r"'ratings' belongs to \['user', 'item'\].*each item and user_id"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("tags", "fresh"), [({}, False), ({"recsys/freshness": "snapshot"}, False), ({"recsys/freshness": "online"}, True)]
+)
+def test_a_view_may_ask_to_be_read_online(repo: Repo, tags: dict[str, str], fresh: bool) -> None:
+    apply_view(repo, "stock", [repo.store.get_entity("item")], tags)
+    assert feature_schema(repo, "stock:age").fresh is fresh
+
+
+def test_another_freshness_is_refused(repo: Repo) -> None:
+    apply_view(repo, "stock", [repo.store.get_entity("item")], {"recsys/freshness": "hourly"})
+    with pytest.raises(InvalidRepository, match=r"'stock'.*'hourly'; it must be `online` or `snapshot`"):
+        feature_schema(repo, "stock:age")
 
 
 def test_a_key_of_another_type_than_the_entity_is_refused(repo: Repo) -> None:

@@ -106,12 +106,6 @@ def test_on_demand_features_in_training(tmp_path: Path) -> None:
     assert columns["recent:clicks"].to_list() == [20, 10, 20, 20]
 
 
-def test_on_demand_features_that_need_request_data_are_refused(tmp_path: Path) -> None:
-    repo = with_on_demand(tmp_path, None, request=True)
-    with pytest.raises(InvalidRepository, match=r"'derived' needs request data \('basket'\)"):
-        compile_plan(repo, ["derived:twice"], Side.USER)
-
-
 def test_sources_that_python_mode_would_mix_up_are_refused(tmp_path: Path) -> None:
     other = clicks_view().rows[["user_id", "event_timestamp", "clicks"]]
     views = [clicks_view(), View("older", "user", {"clicks": Int64}, other)]

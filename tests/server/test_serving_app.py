@@ -43,10 +43,10 @@ class NotInstalled:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, NotInstalled())
-from feast_recsys.features.repo import open_repo
-from feast_recsys.server.app import serve
+from feast_recsys.features.settings import load_settings
+from feast_recsys.server.serve import serve
 
-serve(open_repo(Path(sys.argv[1])), announce=lambda text: print(text, flush=True))
+serve(load_settings(Path(sys.argv[1])), Path(sys.argv[1]), announce=lambda text: print(text, flush=True))
 ours = {name.split(".")[1] for name in sys.modules if name.startswith("feast_recsys.")}
 print("ours:", *sorted(ours), flush=True)
 print("not installed:", *sorted(NotInstalled.names & set(sys.modules)), flush=True)

@@ -11,12 +11,14 @@ from support.serving_bundle import Oracle, alter_signature, best, publish_bundle
 from support.serving_stores import locked
 from support.serving_world import build_world, rows
 
+from feast_recsys.bundle.columns import Column, DType
 from feast_recsys.bundle.signature import Role, Side
 from feast_recsys.features.plan import compile_plan
 from feast_recsys.features.reader import OnlineReader
+from feast_recsys.features.user_reader import user_reader
 from feast_recsys.server.deadline import Deadline
 from feast_recsys.server.metrics import Metrics
-from feast_recsys.server.reads import Source, StoreReads
+from feast_recsys.server.reads import Source, StoreReads, User
 from feast_recsys.v1 import recommender_service_pb2 as pb
 
 RETRIEVE = pb.RetrieveRequest(recommender="both", user_id="1", top_k=40)
@@ -117,22 +119,35 @@ def test_a_store_that_comes_back_is_used_again(own_redis, tmp_path):
         assert stub.Recommend(RECOMMEND) == before
 
 
-def test_when_all_reads_hang_further_ones_are_refused_at_once(own_redis, tmp_path):
+@pytest.mark.parametrize("bounded", [False, True], ids=["in threads", "bounded by the store"])
+def test_when_no_read_is_answered_further_ones_are_refused_at_once(own_redis, tmp_path, bounded):
     world = build_world(tmp_path / "world", redis=own_redis.address)
-    source = Source(OnlineReader(world.repo, compile_plan(world.repo, ["profile:age"], Side.USER)), {}, ())
+    plan = compile_plan(world.repo, ["profile:age"], Side.USER)
+    fast = user_reader(world.repo, plan) if bounded else None
+    absent = {"profile:age": Column.absent(DType.INT64, 1)}
+    source = Source(OnlineReader(world.repo, plan), fast, absent, (), ("profile:age",))
     metrics = Metrics()
 
     def failed(kind: str) -> float:
         return metrics.registry.get_sample_value("feast_recsys_store_failures_total", {"kind": kind}) or 0.0
 
+    def read() -> User:
+        return reads.user(source, reads.begin_user(source, {"user_id": 1}, {}), Deadline())
+
     reads = StoreReads(threads=2, timeout=0.2, policy="degrade", metrics=metrics)
     reads.start()
     with own_redis.frozen():
-        for kind, count in (("timeout", 1), ("timeout", 2), ("refused", 1), ("refused", 2)):
-            assert reads.begin(source, 1).result(Deadline()).degraded == (UNAVAILABLE,)
-            assert failed(kind) == count
-    wait_for(lambda: not reads.begin(source, 1).result(Deadline()).degraded, "the reads to end")
-    assert reads.begin(source, 1).result(Deadline()).columns["profile:age"].to_list() == [1]
+        for n in (1, 2):
+            assert read().degraded == (UNAVAILABLE,)
+            assert failed("timeout") == n
+        # One bounded read at a time goes and looks; in threads, the two that hang are enough.
+        probe = reads.begin_user(source, {"user_id": 1}, {})
+        for n in (1, 2):
+            assert read().degraded == (UNAVAILABLE,)
+            assert failed("refused") == n
+        assert reads.user(source, probe, Deadline()).degraded == (UNAVAILABLE,)
+    wait_for(lambda: not read().degraded, "the store to be asked again")
+    assert read().columns["profile:age"].to_list() == [1]
     reads.stop()
 
 

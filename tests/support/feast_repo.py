@@ -26,11 +26,12 @@ BEGINNING = datetime(2020, 1, 1, tzinfo=timezone.utc)
 class View:
     """One feature view and the rows of its source.
 
-    `rows` has the join key, `event_timestamp` and the features as columns; an Arrow table keeps its types exactly.
+    `entity` names one entity, several, or none with an empty tuple. `rows` has the join keys, `event_timestamp` and the
+    features as columns; an Arrow table keeps its types exactly.
     """
 
     name: str
-    entity: str
+    entity: str | tuple[str, ...]
     features: Mapping[str, FeastType]
     rows: pd.DataFrame | pa.Table
     ttl: timedelta = timedelta(0)
@@ -50,6 +51,7 @@ def feast_repo(
     item_key: str = "item_id",
     user_type: ValueType = ValueType.INT64,
     item_type: ValueType = ValueType.INT64,
+    further: Sequence[Entity] = (),
     services: Mapping[str, Sequence[str]] | None = None,
     redis: str | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -60,10 +62,11 @@ def feast_repo(
 
     Args:
         folder: Where; one repository a folder.
-        views: Each belongs to the entity `user` or `item` by name.
+        views: Each belongs to the entity `user` or `item` by name, or to further ones.
         user, item: Names of the entities.
         user_key, item_key: Their join keys.
         user_type, item_type: Types of their ids.
+        further: Entities besides user and item.
         services: Feature services by name, as lists of `view:feature`.
         redis: Address of a Redis server; SQLite if None. Each repository is a project of its own.
         settings: Keys of the `recsys` section to add or replace.
@@ -89,8 +92,8 @@ def feast_repo(
     entities = {
         user: Entity(name=user, join_keys=[user_key], value_type=user_type),
         item: Entity(name=item, join_keys=[item_key], value_type=item_type),
-    }
-    declared = {view.name: _declare(folder, view, entities[view.entity]) for view in views}
+    } | {entity.name: entity for entity in further}
+    declared = {view.name: _declare(folder, view, entities) for view in views}
     feature_services = [_service(name, references, declared) for name, references in (services or {}).items()]
     repo.store.apply([*entities.values(), *declared.values(), *feature_services])
     if materialize_until is not None:
@@ -108,7 +111,7 @@ def at(seconds: float) -> pd.Timestamp:
     return pd.Timestamp("2024-01-01", tz="UTC") + pd.Timedelta(seconds=seconds)
 
 
-def _declare(folder: Path, view: View, entity: Entity) -> FeatureView:
+def _declare(folder: Path, view: View, entities: Mapping[str, Entity]) -> FeatureView:
     table = view.rows if isinstance(view.rows, pa.Table) else pa.Table.from_pandas(view.rows, preserve_index=False)
     path = folder / f"{view.name}.parquet"
     pq.write_table(table, path)
@@ -123,7 +126,7 @@ def _declare(folder: Path, view: View, entity: Entity) -> FeatureView:
         source = PushSource(name=view.push_source, batch_source=source)
     return FeatureView(
         name=view.name,
-        entities=[entity],
+        entities=[entities[name] for name in ((view.entity,) if isinstance(view.entity, str) else view.entity)],
         ttl=view.ttl,
         schema=[Field(name=name, dtype=dtype) for name, dtype in view.features.items()],
         source=source,

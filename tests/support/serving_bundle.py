@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,15 @@ from support.serving_world import AS_OF, DIMENSION, ITEMS, NOW, World, item_inpu
 
 from feast_recsys.bundle.index import save_vectors
 from feast_recsys.bundle.manifest import Manifest, RecommenderEntry, inventory
+from feast_recsys.bundle.runtime import load_split
 from feast_recsys.bundle.signature import Graph, Input, Role, Signature, Stage
 from feast_recsys.bundle.snapshot import write_snapshot
 from feast_recsys.bundle.store import next_id, publish, stage
+from feast_recsys.bundle.vocabulary import Vocabulary
+from feast_recsys.exporters.split.ranker import SplitResult, split_ranker
 from feast_recsys.features.catalogue import read_catalogue
+from feast_recsys.jobs.embed import with_key
+from feast_recsys.jobs.item_columns import write_item_columns
 
 
 def export_models(world: World, folder: Path, *, seed: int = 0) -> dict[str, Signature]:
@@ -30,19 +36,34 @@ def export_models(world: World, folder: Path, *, seed: int = 0) -> dict[str, Sig
         {Role.QUERY_ENCODER: user_inputs(world.text), Role.ITEM_ENCODER: item_inputs(world.text)},
         known, dimension=DIMENSION, seed=seed,
     )  # fmt: skip
-    inputs = ranker_inputs(world.text)
+    inputs = tuple(replace(i, fresh=i.feature in world.fresh) for i in ranker_inputs(world.text))
     model = soften(graphs.graph(inputs, known, DIMENSION, ranker=True, seed=seed))
-    ranking = save_ranker(folder / "ranking", inputs, model)
+    ranking = save_ranker(folder / "ranking", inputs, model, known if world.split else None)
     return {"retrieval": retrieval, "ranking": ranking}
 
 
-def save_ranker(folder: Path, inputs: Sequence[Input], model: onnx.ModelProto) -> Signature:
-    """Writes an exported ranking model."""
+def save_ranker(
+    folder: Path, inputs: Sequence[Input], model: onnx.ModelProto, known: Mapping[str, Vocabulary] | None = None
+) -> Signature:
+    """Writes an exported ranking model; split, if its vocabularies are given."""
     folder.mkdir(parents=True, exist_ok=True)
     graph = graphs.save_graph(folder, Graph(Role.RANKER, tuple(inputs), "output"), model)
+    if known is not None:
+        result = _split(graph, model.SerializeToString(), tuple(known.items()))
+        for name, content in result.files.items():
+            (folder / name).write_bytes(content)
+        graph = replace(graph, split=result.split)
     signature = Signature("ranking", Stage.RANKING, {Role.RANKER: graph})
     signature.save(folder)
     return signature
+
+
+@cache
+def _split(graph: Graph, model: bytes, known: tuple[tuple[str, Vocabulary], ...]) -> SplitResult:
+    """The same ranker is split once in a run of the tests."""
+    result = split_ranker(onnx.load_from_string(model), graph, dict(known), tolerance=1e-5)
+    assert result.split is not None, result.metadata
+    return result
 
 
 def soften(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -83,11 +104,22 @@ def publish_bundle(
     encode = signatures["retrieval"].graphs[Role.ITEM_ENCODER].inputs
     vectors = [graphs.expected(encode, world.vocabularies(), row, DIMENSION, seed) for row in rows]
     save_vectors(staged / "vectors.npy", np.array(vectors, np.float32).reshape(len(ids), DIMENSION))
+    inputs = ranker_inputs(world.text)
+    for graph in signatures["ranking"].graphs.values():
+        if graph.split is not None and graph.split.item is not None:
+            part = load_split(staged / "models/ranking", graph.split, item=True).item
+            assert part is not None
+            write_item_columns(staged / "item_columns", part, inputs, with_key(columns, "item_id", ids), ids, batch=7)
+    kept = "item_columns" if (staged / "item_columns").exists() else None
     change(staged)
     encoder = Signature.load(staged / "models/retrieval").graphs[Role.ITEM_ENCODER].sha256
     entries = {
         name: RecommenderEntry(
-            "models/retrieval", "vectors.npy", encoder, "models/ranking" if name != "plain" else None
+            "models/retrieval",
+            "vectors.npy",
+            encoder,
+            "models/ranking" if name != "plain" else None,
+            kept if name != "plain" else None,
         )
         for name in names
     }

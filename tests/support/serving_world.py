@@ -71,10 +71,15 @@ def ranker_inputs(text: bool) -> tuple[Input, ...]:
 
 @dataclass(frozen=True)
 class World:
-    """A repository with materialized features, and its ids."""
+    """A repository with materialized features, its ids, and how its bundles are to be made.
+
+    `split` rankers come in parts; `fresh` features of items are read at each request.
+    """
 
     repo: Repo
     text: bool
+    split: bool = True
+    fresh: frozenset[str] = frozenset()
 
     @property
     def bundles(self) -> Path:

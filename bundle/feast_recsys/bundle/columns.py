@@ -24,13 +24,16 @@ class DType(str, Enum):
     @property
     def numpy(self) -> np.dtype[Any]:
         """The array dtype; strings are Python objects, as ONNX Runtime takes them."""
-        return np.dtype(object) if self is DType.STRING else np.dtype(self.value)
+        return _NUMPY[self._value_]
 
     @property
     def zero(self) -> int | float | bool | str:
         """The value that stands in an unset slot."""
         zeros: dict[str, int | float | bool | str] = {"int64": 0, "float32": 0.0, "bool": False, "string": ""}
         return zeros[self.value]
+
+
+_NUMPY = {d.value: np.dtype(object if d is DType.STRING else d.value) for d in DType}
 
 
 class FieldStatus(IntEnum):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from feast_recsys.bundle.errors import CorruptArtifact
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = 1
+
+_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -93,11 +96,15 @@ class Manifest:
 
 def checksum(path: Path) -> FileEntry:
     """Size and SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return FileEntry(path.stat().st_size, digest.hexdigest())
+    digest, size = hashlib.sha256(), 0
+    block = memoryview(bytearray(_BLOCK_BYTES))
+    with path.open("rb", buffering=0) as stream:
+        if hasattr(os, "posix_fadvise"):  # not on macOS
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        while count := stream.readinto(block):
+            digest.update(block[:count])
+            size += count
+    return FileEntry(size, digest.hexdigest())
 
 
 def inventory(folder: Path) -> dict[str, FileEntry]:

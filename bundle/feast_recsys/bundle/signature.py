@@ -76,6 +76,8 @@ class Input:
         required: Whether a missing value is an error instead.
         vocabulary: File (a JSON list, beside the signature) of the keys that the graph knows; None if the
             input is not categorical.
+        fresh: Whether a server reads the value of an item at each request (its view is tagged
+            `recsys/freshness: online`), so that nothing is computed from it beforehand.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Input:
     default: Scalar = 0
     required: bool = False
     vocabulary: str | None = None
+    fresh: bool = False
 
     @property
     def is_list(self) -> bool:
@@ -262,12 +265,14 @@ def _input_to_dict(spec: Input) -> dict[str, Any]:
         entry["required"] = True
     if spec.vocabulary is not None:
         entry["vocabulary"] = spec.vocabulary
+    if spec.fresh:
+        entry["fresh"] = True
     return entry
 
 
 def _input_from_dict(entry: Any, path: str) -> Input:
     _expect(isinstance(entry, dict), "an input is a mapping with feature, side and dtype", path)
-    known = {"name", "feature", "side", "dtype", "max_length", "pad", "default", "required", "vocabulary"}
+    known = {"name", "feature", "side", "dtype", "max_length", "pad", "default", "required", "vocabulary", "fresh"}
     _only(entry, known, path)
     for key in ("feature", "side", "dtype"):
         _expect(
@@ -287,6 +292,7 @@ def _input_from_dict(entry: Any, path: str) -> Input:
         entry.get("default", dtype.zero),
         _typed(entry, "required", bool, False, path),
         _typed(entry, "vocabulary", str, None, path),
+        _typed(entry, "fresh", bool, False, path),
     )
 
 

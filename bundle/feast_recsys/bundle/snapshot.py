@@ -1,15 +1,15 @@
 """The catalogue snapshot: every item's features at one moment, as memory-mapped columns.
 
-A snapshot is a folder of two files. `ids.npy` holds the item ids in ascending order, as int64 or as UTF-8 bytes
-of fixed width, so that a search needs no dictionary in each process. `features.arrow` is an Arrow IPC file of one
-record batch: per feature its values (without nulls) and, under `<reference>#status` and `#valid`, what they are worth;
-per view `<view>#timestamp`.
+A snapshot is a folder of three files. `ids.npy` holds the item ids in ascending order, as int64 or as UTF-8 bytes of
+fixed width. `rows.npy` is the table that leads from ids to rows (see `lookup`), so that no process needs a dictionary.
+`features.arrow` is an Arrow IPC file of one record batch: per feature its values (without nulls) and, under
+`<reference>#status` and `#valid`, what they are worth; per view `<view>#timestamp`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -19,10 +19,14 @@ import pyarrow as pa
 
 from feast_recsys.bundle.columns import Array, Column, DType
 from feast_recsys.bundle.errors import CorruptArtifact
+from feast_recsys.bundle.ids import WORD, encode_words, pack_texts, parse_integers, texts_of
+from feast_recsys.bundle.lookup import UNKNOWN_ROW, Lookup, Rows, build_table, open_lookup
+
+__all__ = ["FEATURES_FILE", "IDS_FILE", "ROWS_FILE", "UNKNOWN_ROW", "Snapshot", "open_snapshot", "write_snapshot"]
 
 IDS_FILE = "ids.npy"
+ROWS_FILE = "rows.npy"
 FEATURES_FILE = "features.arrow"
-UNKNOWN_ROW = -1
 
 _ARROW = {DType.INT64: pa.int64(), DType.FLOAT32: pa.float32(), DType.BOOL: pa.uint8(), DType.STRING: pa.large_string()}
 _DTYPE_KEY = b"recsys.dtype"
@@ -35,15 +39,19 @@ class Snapshot:
     Attributes:
         ids: [n] int64, or UTF-8 bytes of fixed width; ascending, each once.
         table: The features, one chunk per column.
+        lookup: Leads from ids to rows.
     """
 
     ids: Array
     table: pa.Table
+    lookup: Lookup
+    # Columns by feature as they lie in the maps. Filled as they are asked for; two threads that do it at once agree.
+    _views: dict[str, _View] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    @property
+    @cached_property
     def key_dtype(self) -> DType:
         """Type of the item ids: INT64 or STRING."""
         return DType.INT64 if self.ids.dtype == np.int64 else DType.STRING
@@ -55,14 +63,13 @@ class Snapshot:
 
     def dtype(self, reference: str) -> DType:
         """Element type of a feature; KeyError if it is not held."""
-        field = self.table.schema.field(reference)
-        return DType(field.metadata[_DTYPE_KEY].decode())
+        return self._view(reference).whole.dtype
 
     def is_list(self, reference: str) -> bool:
         """Whether a feature is a list; KeyError if it is not held."""
-        return bool(pa.types.is_large_list(self.table.schema.field(reference).type))
+        return self._view(reference).whole.is_list
 
-    def rows(self, item_ids: Sequence[str]) -> npt.NDArray[np.int64]:
+    def rows(self, item_ids: Sequence[str]) -> Rows:
         """Row of each id, UNKNOWN_ROW where the catalogue has no such item.
 
         Args:
@@ -70,31 +77,41 @@ class Snapshot:
         """
         if not len(self) or not item_ids:
             return np.full(len(item_ids), UNKNOWN_ROW, np.int64)
-        wanted, usable = self._parse(item_ids)
-        rows = np.searchsorted(self.ids, wanted)
-        rows[rows == len(self)] = 0
-        return np.where(usable & (self.ids[rows] == wanted), rows, UNKNOWN_ROW)
+        if self.key_dtype is DType.STRING:
+            return self.lookup.rows(encode_words(item_ids, self.ids.dtype.itemsize // WORD))
+        values, plain = parse_integers(item_ids)
+        rows = self.lookup.rows(values)
+        if plain is not None:
+            rows[~plain] = UNKNOWN_ROW
+        return rows
 
-    def ids_of(self, rows: npt.NDArray[np.int64]) -> list[str]:
+    def rows_of_keys(self, keys: Array) -> Rows:
+        """Row of each id, UNKNOWN_ROW where the catalogue has no such item.
+
+        Args:
+            keys: [m] ids by their Feast type, as in a list feature: int64, or an object array of str. A number finds
+                the item whose text id is its plain form, and the other way round.
+        """
+        if not len(self) or not len(keys):
+            return np.full(len(keys), UNKNOWN_ROW, np.int64)
+        if keys.dtype == np.int64 and self.key_dtype is DType.INT64:
+            return self.lookup.rows(keys)
+        return self.rows([str(key) for key in keys.tolist()])
+
+    def ids_of(self, rows: Rows) -> list[str]:
         """Ids of the given rows, as text."""
-        picked = self.ids[rows].tolist()
-        if self.key_dtype is DType.INT64:
-            return [str(i) for i in picked]
-        return [i.decode() for i in picked]
+        return texts_of(self.ids[rows])
 
-    def keys_of(self, rows: npt.NDArray[np.int64]) -> Array:
+    def keys_of(self, rows: Rows) -> Array:
         """Ids of the given rows by their Feast type: int64, or an object array of str."""
         if self.key_dtype is DType.INT64:
             return self.ids[rows]
         return np.array(self.ids_of(rows), dtype=object)
 
-    def gather(self, reference: str, rows: npt.NDArray[np.int64]) -> Column:
+    def gather(self, reference: str, rows: Rows) -> Column:
         """One feature of the given rows, in that order; KeyError if the feature is not held."""
-        return (
-            self._plain(reference).take(rows)
-            if self.dtype(reference) is not DType.STRING
-            else self._text(reference, rows)
-        )
+        view = self._view(reference)
+        return view.whole.take(rows) if view.whole.dtype is not DType.STRING else _take_text(view, rows)
 
     def column(self, reference: str) -> Column:
         """One feature of all items; KeyError if it is not held."""
@@ -102,56 +119,48 @@ class Snapshot:
 
     def arrow(self, reference: str) -> pa.Array:
         """The raw Arrow values of one feature; slots without a value hold the dtype's zero."""
-        return self.table.column(reference).chunk(0) if len(self) else self.table.column(reference).combine_chunks()
+        return self._view(reference).arrow
 
     def valid(self, reference: str) -> npt.NDArray[np.bool_]:
         """[n] whether each item has a usable value."""
-        flags: npt.NDArray[np.bool_] = self._bytes(f"{reference}#valid").view(np.bool_)
-        return flags
+        return self._view(reference).whole.valid
 
-    def _parse(self, item_ids: Sequence[str]) -> tuple[Array, npt.NDArray[np.bool_]]:
-        if self.key_dtype is DType.INT64:
-            parsed = [_parse_int64(text) for text in item_ids]
-            usable = np.fromiter((p is not None for p in parsed), np.bool_, len(parsed))
-            return np.fromiter((p or 0 for p in parsed), np.int64, len(parsed)), usable
-        encoded = [text.encode() for text in item_ids]
-        width = self.ids.dtype.itemsize
-        # A fixed-width array would cut a longer id, and drop a trailing NUL, and so match another item.
-        usable = np.fromiter((len(e) <= width and not e.endswith(b"\0") for e in encoded), np.bool_, len(encoded))
-        return np.array(encoded, dtype=self.ids.dtype), usable
+    def _view(self, reference: str) -> _View:
+        view = self._views.get(reference)
+        if view is None:
+            view = self._views[reference] = self._map(reference)
+        return view
 
-    def _bytes(self, name: str) -> Array:
+    def _map(self, reference: str) -> _View:
+        described, chunked = self.table.schema.field(reference), self.table.column(reference)
+        dtype = DType(described.metadata[_DTYPE_KEY].decode())
+        arrow = chunked.chunk(0) if chunked.num_chunks else chunked.combine_chunks()
+        elements, offsets = arrow, None
+        if pa.types.is_large_list(described.type):
+            elements, offsets = arrow.values, np.asarray(arrow.offsets)
+        values = np.empty(0, dtype.numpy)
+        if dtype is not DType.STRING and len(elements):
+            values = elements.to_numpy(zero_copy_only=True).view(dtype.numpy)
+        status, valid = self._array(f"{reference}#status", np.uint8), self._array(f"{reference}#valid", np.uint8)
+        timestamps = self._array(f"{reference.partition(':')[0]}#timestamp", np.int64)
+        return _View(Column(dtype, values, status, valid.view(np.bool_), timestamps, offsets), arrow)
+
+    def _array(self, name: str, dtype: npt.DTypeLike) -> Array:
         chunks = self.table.column(name).chunks
-        return chunks[0].to_numpy(zero_copy_only=True) if chunks else np.empty(0, np.uint8)
+        return chunks[0].to_numpy(zero_copy_only=True) if chunks else np.empty(0, dtype)
 
-    def _plain(self, reference: str) -> Column:
-        values, offsets = self.arrow(reference), None
-        if self.is_list(reference):
-            offsets = np.asarray(values.offsets)
-            values = values.values
-        status, valid, timestamps = self._worth(reference)
-        data = values.to_numpy(zero_copy_only=True) if len(values) else np.empty(0, self.dtype(reference).numpy)
-        dtype = self.dtype(reference)
-        if dtype is DType.BOOL:
-            data = data.view(np.bool_)
-        return Column(dtype, data, status, valid, timestamps, offsets)
 
-    def _text(self, reference: str, rows: npt.NDArray[np.int64]) -> Column:
-        taken = self.arrow(reference).take(pa.array(rows))
-        status, valid, timestamps = self._worth(reference)
-        offsets = None
-        if self.is_list(reference):
-            offsets = np.asarray(taken.offsets)
-            taken = taken.values
-        values = np.empty(len(taken), object)
-        values[:] = taken.to_pylist()
-        return Column(DType.STRING, values, status[rows], valid[rows], timestamps[rows], offsets)
+@dataclass(frozen=True)
+class _View:
+    """One feature of all items as it lies in the file, found once.
 
-    def _worth(self, reference: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-        view = reference.partition(":")[0]
-        chunks = self.table.column(f"{view}#timestamp").chunks
-        timestamps = chunks[0].to_numpy(zero_copy_only=True) if chunks else np.empty(0, np.int64)
-        return self._bytes(f"{reference}#status"), self.valid(reference), timestamps
+    Attributes:
+        whole: All items. Of strings without the values: they are made when they are taken.
+        arrow: The same as Arrow has it.
+    """
+
+    whole: Column
+    arrow: pa.Array
 
 
 def write_snapshot(folder: Path, ids: Array, columns: Mapping[str, Column]) -> None:
@@ -167,7 +176,7 @@ def write_snapshot(folder: Path, ids: Array, columns: Mapping[str, Column]) -> N
     """
     order = np.asarray(ids)
     if order.dtype != np.int64:
-        order = _to_bytes(ids)
+        order = pack_texts(ids)
     if len(order) > 1 and not bool((order[1:] > order[:-1]).all()):
         raise ValueError("item ids must be ascending and distinct")
     arrays: dict[str, tuple[pa.Array, DType | None]] = {}
@@ -184,6 +193,7 @@ def write_snapshot(folder: Path, ids: Array, columns: Mapping[str, Column]) -> N
     ]
     batch = pa.record_batch([array for array, _ in arrays.values()], schema=pa.schema(fields))
     np.save(folder / IDS_FILE, order, allow_pickle=False)
+    np.save(folder / ROWS_FILE, build_table(order), allow_pickle=False)
     with pa.OSFile(str(folder / FEATURES_FILE), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
 
@@ -199,7 +209,8 @@ def open_snapshot(folder: Path) -> Snapshot:
         ids = np.load(ids_path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise CorruptArtifact(f"{ids_path} can't be read: {error}") from error
-    if ids.ndim != 1 or not (ids.dtype == np.int64 or ids.dtype.kind == "S"):
+    texts = ids.dtype.kind == "S" and ids.dtype.itemsize % WORD == 0
+    if ids.ndim != 1 or not (ids.dtype == np.int64 or texts):
         raise CorruptArtifact(f"{ids_path} holds {ids.shape} {ids.dtype}, not a list of ids")
     try:
         table = pa.ipc.open_file(pa.memory_map(str(features_path))).read_all()
@@ -207,15 +218,15 @@ def open_snapshot(folder: Path) -> Snapshot:
         raise CorruptArtifact(f"{features_path} can't be read: {error}") from error
     if table.num_columns and table.num_rows != len(ids):
         raise CorruptArtifact(f"{features_path} has {table.num_rows} rows for {len(ids)} ids")
-    return Snapshot(np.asarray(ids), table)
+    return Snapshot(np.asarray(ids), table, open_lookup(folder / ROWS_FILE, np.asarray(ids)))
 
 
-def _to_bytes(ids: Array) -> Array:
-    encoded = [str(i).encode() for i in ids]
-    for key in encoded:
-        if not key or key.endswith(b"\0"):
-            raise ValueError(f"item id {key.decode()!r} is empty or ends in NUL; a file of fixed width would lose that")
-    return np.array(encoded, dtype=np.bytes_ if encoded else "S1")
+def _take_text(view: _View, rows: Rows) -> Column:
+    whole, taken, offsets = view.whole, view.arrow.take(pa.array(rows)), None
+    if whole.is_list:
+        taken, offsets = taken.values, np.asarray(taken.offsets)
+    values = taken.to_numpy(zero_copy_only=False)
+    return Column(whole.dtype, values, whole.status[rows], whole.valid[rows], whole.timestamps[rows], offsets)
 
 
 def _to_arrow(column: Column) -> pa.Array:
@@ -224,11 +235,3 @@ def _to_arrow(column: Column) -> pa.Array:
     if column.offsets is None:
         return flat
     return pa.LargeListArray.from_arrays(pa.array(column.offsets, pa.int64()), flat)
-
-
-def _parse_int64(text: str) -> int | None:
-    try:
-        value = int(text)
-    except ValueError:
-        return None
-    return value if str(value) == text and -(2**63) <= value < 2**63 else None

@@ -90,6 +90,14 @@ class Split:
         """Inputs that only the item part takes: the server needs no values of them for items of the catalogue."""
         return frozenset(self.item.inputs if self.item else ()) - frozenset(self.cross.inputs)
 
+    @property
+    def candidates_from_last(self) -> int:
+        """Where the candidates' axis is, counted from the last one (1): the same for tensors of any rank."""
+        if self.item is None or not self.item.outputs:
+            return 1
+        first = self.item.outputs[0]
+        return len(first.shape) - first.axis
+
 
 def to_dict(split: Split) -> dict[str, Any]:
     """Plain YAML types."""

@@ -166,12 +166,26 @@ def history(root: Path) -> list[str]:
     return sorted(names, key=lambda name: name == now)
 
 
-def open_bundle(folder: Path, execution: Execution = ON_CPU) -> Bundle:
+def verify_published(root: Path, bundle_id: str) -> Manifest:
+    """Holds a bundle against its checksums by the name that it was published under. Reads every file; opens nothing.
+
+    Raises:
+        CorruptArtifact: a file is missing, altered or not listed, or the bundle has another name; names the file.
+    """
+    manifest = Manifest.load(root / bundle_id)
+    if manifest.bundle_id != bundle_id:
+        raise CorruptArtifact(f"{MANIFEST_FILE} of {root / bundle_id} is that of bundle {manifest.bundle_id}")
+    verify(root / bundle_id, manifest)
+    return manifest
+
+
+def open_bundle(folder: Path, execution: Execution = ON_CPU, *, verified: bool = False) -> Bundle:
     """Verifies and opens a bundle.
 
     Args:
         folder: The bundle.
         execution: Where and how its graphs are to run.
+        verified: Whether its files were held against their checksums already, by another process perhaps.
 
     Raises:
         CorruptArtifact: a file is missing, altered or does not fit the others; names it.
@@ -179,7 +193,8 @@ def open_bundle(folder: Path, execution: Execution = ON_CPU) -> Bundle:
         InvalidSettings: its graphs can't run on that device.
     """
     manifest = Manifest.load(folder)
-    verify(folder, manifest)
+    if not verified:
+        verify(folder, manifest)
     snapshot = open_snapshot(folder / SNAPSHOT_FOLDER)
     if len(snapshot) != manifest.items:
         raise CorruptArtifact(f"bundle {manifest.bundle_id}: {len(snapshot)} items, its manifest says {manifest.items}")

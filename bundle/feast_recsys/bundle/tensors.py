@@ -6,6 +6,7 @@ saw in training.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -35,7 +36,8 @@ def to_tensor(column: Column, spec: Input) -> Array:
     if column.is_list is not spec.is_list:
         have, want = ("list", "scalar") if column.is_list else ("scalar", "list")
         raise InvalidSignature(f"{spec.feature} is a {have} but input {spec.name!r} declares a {want}", field=spec.name)
-    _check_dtype(column.dtype, spec)
+    if column.dtype is not spec.dtype:
+        _check_dtype(column.dtype, spec)
     if spec.required and not column.valid.all():
         row = int(np.argmin(column.valid))
         raise MissingFeature(f"required feature {spec.feature} has no value in row {row}", field=spec.feature)
@@ -64,12 +66,19 @@ def optional(spec: Input) -> Input:
 
 def converts(have: DType, want: DType) -> bool:
     """Whether values of one type may fill an input of the other: the same, or a number or truth value made wider."""
-    widening = {(DType.INT64, DType.FLOAT32), (DType.BOOL, DType.INT64), (DType.BOOL, DType.FLOAT32)}
-    return have is want or (have, want) in widening
+    return have is want or (have, want) in _WIDENING
+
+
+_WIDENING = {(DType.INT64, DType.FLOAT32), (DType.BOOL, DType.INT64), (DType.BOOL, DType.FLOAT32)}
 
 
 def _fill(column: Column, spec: Input) -> Array:
-    values = column.values.astype(spec.dtype.numpy)
+    values = column.values
+    if column.dtype is not spec.dtype:
+        values = values.astype(spec.dtype.numpy)
+    if len(values) == 1:  # the user of a request: no NumPy call where plain Python will do
+        usable_one = column.valid.item(0) and (spec.dtype is not DType.FLOAT32 or math.isfinite(values.item(0)))
+        return values if usable_one else np.full(1, spec.default, spec.dtype.numpy)
     usable = column.valid
     if spec.dtype is DType.FLOAT32:
         usable = usable & np.isfinite(values)
@@ -80,6 +89,12 @@ def _fill(column: Column, spec: Input) -> Array:
 
 def _pad(column: Column, spec: Input) -> Array:
     assert column.offsets is not None and spec.max_length is not None
+    if len(column) == 1 and spec.dtype is not DType.FLOAT32:  # as above
+        start = column.offsets.item(0)
+        length = min(column.offsets.item(1) - start, spec.max_length) if column.valid.item(0) else 0
+        if not length:
+            return np.full((1, 1), spec.pad, spec.dtype.numpy)
+        return column.values[start : start + length].astype(spec.dtype.numpy).reshape(1, length)
     starts = column.offsets[:-1]
     lengths = np.where(column.valid, np.minimum(np.diff(column.offsets), spec.max_length), 0)
     width = max(int(lengths.max(initial=0)), 1)

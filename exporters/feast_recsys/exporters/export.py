@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from onnx import ModelProto
 from torch import nn
 
 from feast_recsys.bundle.errors import InvalidArgument
@@ -33,6 +34,8 @@ from feast_recsys.exporters.checks import (
 from feast_recsys.exporters.inputs import to_torch
 from feast_recsys.exporters.lookup import attach_lookups, unused_inputs
 from feast_recsys.exporters.parity import prove_parity
+from feast_recsys.exporters.split.ranker import split_ranker
+from feast_recsys.exporters.split.relaxing import Options
 from feast_recsys.exporters.trace import TRACE_BATCH, trace
 
 TOLERANCE = 1e-5
@@ -48,8 +51,12 @@ def export_model(
     tolerance: float = TOLERANCE,
     seed: int = 0,
     probes: Mapping[str, Sequence[Scalar]] | None = None,
+    options: Options | None = None,
 ) -> Signature:
     """Turns torch modules into an exported model, proved equal to them.
+
+    A ranker is written as a whole and, where that saves work for each candidate, in three parts as well: what depends on
+    the user, on the item, and on both.
 
     The folder appears whole or not at all. An exported model that is there already is replaced by two renames
     once the new one is proved; any failure leaves it as it was.
@@ -57,19 +64,21 @@ def export_model(
     Args:
         modules: By role, on the CPU. Inputs are given by name: row numbers where there is a vocabulary, raw
             values elsewhere. They are run in eval mode and left in the mode they came in.
-        signature: Without file names and checksums; those it has are replaced.
+        signature: Without file names, checksums and splits; those it has are replaced.
         vocabularies: By the names that the inputs give.
         folder: The exported model to write; its parent is made if need be.
         tolerance: Largest difference allowed, see `parity.Parity.relative`.
         seed: Of the values on which module and graph are compared.
         probes: Further values to compare at, by Feast reference: the bounds of buckets, for instance.
+        options: What the parts of a ranker may give up for speed; nothing by default. The whole graph stays exact.
 
     Returns:
         The signature as a reader gets it: with files, checksums and metadata.
 
     Raises:
         InvalidSignature: module, signature and vocabularies don't fit; names the feature.
-        ParityFailed: graph and module differ, or the module breaks a rule of serving; names the case.
+        ParityFailed: graph and module differ, or the module breaks a rule of serving; names the case. Or the options
+            cost more accuracy than makes sense.
         InvalidArgument: the folder holds something else than an exported model.
     """
     check_roles(modules, signature)
@@ -90,11 +99,12 @@ def export_model(
         graphs: dict[Role, Graph] = {}
         parity: dict[str, Any] = {}
         unused: dict[str, list[str]] = {}
+        split: dict[str, Any] = {}
         for role, graph in signature.graphs.items():
             inputs = tuple(dataclasses.replace(i, vocabulary=flat.get(i.vocabulary or "")) for i in graph.inputs)
-            graph = dataclasses.replace(graph, inputs=inputs, file=f"{role.value}.onnx", sha256="")
+            graph = dataclasses.replace(graph, inputs=inputs, file=f"{role.value}.onnx", sha256="", split=None)
             with _eval(modules[role]) as module:
-                graph, idle = _write_graph(module, graph, by_file, signature, draft, seed)
+                graph, model = _write_graph(module, graph, by_file, signature, draft, seed)
                 proof = prove_parity(
                     module,
                     load_graph(draft, graph),
@@ -104,8 +114,16 @@ def export_model(
                     seed=seed,
                     probes=probes,
                 )
-            graphs[role], parity[role.value] = graph, proof.to_dict()
-            if idle:
+            parity[role.value] = proof.to_dict()
+            if role is Role.RANKER:
+                result = split_ranker(
+                    model, graph, by_file, tolerance=tolerance, seed=seed, probes=probes, options=options
+                )
+                for file, content in result.files.items():
+                    (draft / file).write_bytes(content)
+                graph, split = dataclasses.replace(graph, split=result.split), {"split": dict(result.metadata)}
+            graphs[role] = graph
+            if idle := unused_inputs(model):
                 unused[role.value] = idle
         written = dataclasses.replace(
             signature,
@@ -118,6 +136,7 @@ def export_model(
                 "vocabularies": {f: {"keys": len(v.keys), "fingerprint": v.fingerprint} for f, v in by_file.items()},
                 "parity": {"tolerance": tolerance, "seed": seed, "graphs": parity},
                 "unused_inputs": unused,
+                **split,
             },
         )
         written.save(draft)
@@ -135,8 +154,8 @@ def _write_graph(
     signature: Signature,
     folder: Path,
     seed: int,
-) -> tuple[Graph, list[str]]:
-    """Writes the ONNX file; gives the graph with its checksum, and the inputs that it does not use."""
+) -> tuple[Graph, ModelProto]:
+    """Writes the ONNX file; gives the graph with its checksum, and the model."""
     sample = to_torch(Sampler(graph, vocabularies, seed).trace_feed(TRACE_BATCH), graph, vocabularies)
     check_forward(module, graph, sample, TRACE_BATCH, signature.dimension)
     files = dict.fromkeys(i.vocabulary for i in graph.inputs if i.vocabulary is not None)
@@ -150,7 +169,7 @@ def _write_graph(
     model = attach_lookups(trace(module, graph, sample), graph, vocabularies, properties)
     content = model.SerializeToString(deterministic=True)
     (folder / graph.file).write_bytes(content)
-    return dataclasses.replace(graph, sha256=hashlib.sha256(content).hexdigest()), unused_inputs(model)
+    return dataclasses.replace(graph, sha256=hashlib.sha256(content).hexdigest()), model
 
 
 @contextlib.contextmanager

@@ -88,7 +88,7 @@ def prove_parity(
         finite = _check_output(graph, dimension, case, expected, actual)
         if not finite.all():
             overflows[case.feature] = None
-        gap, scaled = _difference(expected[finite], actual[finite])
+        gap, scaled = difference(expected[finite], actual[finite])
         if scaled > tolerance:
             raise _failure(graph, case, f"torch and ONNX differ by {gap:.3g}, allowed is {tolerance:g}")
         cases += 1
@@ -96,7 +96,7 @@ def prove_parity(
         if scaled > relative or not worst:
             relative, worst = scaled, case.name
     for case, other, rows, what in (*_alone(sampler, graph), *_longer(sampler, graph)):
-        gap, scaled = _difference(_run_graph(loaded, case)[rows], _run_graph(loaded, other))
+        gap, scaled = difference(_run_graph(loaded, case)[rows], _run_graph(loaded, other))
         if scaled > tolerance:
             raise _failure(graph, other, f"{what}: the output changes by {gap:.3g}, allowed is {tolerance:g}")
         cases += 1
@@ -130,7 +130,7 @@ def _check_output(graph: Graph, dimension: int, case: Case, expected: Floats, ac
         if graph.role is Role.RANKER and ((output < 0) | (output > 1)).any():
             worst = output[np.nanargmax(np.abs(output - 0.5))]
             raise _failure(graph, case, f"{what} gives {worst:.6g}, which is no probability; end with a sigmoid")
-    good, same = _finite_rows(expected), _finite_rows(actual)
+    good, same = finite_rows(expected), finite_rows(actual)
     if not good.all() and not case.limit:
         raise _failure(graph, case, "the output is not finite; clamp inputs and counts inside forward()")
     if (good != same).any():
@@ -138,12 +138,13 @@ def _check_output(graph: Graph, dimension: int, case: Case, expected: Floats, ac
     return good
 
 
-def _finite_rows(output: Floats) -> npt.NDArray[np.bool_]:
+def finite_rows(output: Floats) -> npt.NDArray[np.bool_]:
+    """Rows without infinities and NaN."""
     flat: Array = np.isfinite(output).reshape(len(output), -1)
     return np.asarray(flat.all(axis=1), np.bool_)
 
 
-def _difference(expected: Floats, actual: Floats) -> tuple[float, float]:
+def difference(expected: Floats, actual: Floats) -> tuple[float, float]:
     """Largest absolute difference, and largest difference by the scale of its row."""
     if not len(expected):
         return 0.0, 0.0

@@ -20,9 +20,11 @@ _SET_BY_OTHERS = frozenset(_VARIABLES) & frozenset(os.environ)
 from feast import FeatureStore, FeatureView, FeatureViewState, FileSource, OnDemandFeatureView, ValueType
 from feast.data_format import ParquetFormat
 from feast.errors import FeastObjectNotFoundException
-from feast.feature_view import DUMMY_ENTITY_NAME
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_NAME, DUMMY_ENTITY_VAL
 from feast.field import Field
 from feast.infra.offline_stores.offline_store import RetrievalJob
+from feast.infra.online_stores.helpers import _mmh3 as redis_hash_field  # noqa: PLC2701 -- there is no public one
+from feast.infra.online_stores.helpers import compute_table_id, compute_versioned_name
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus as FeastStatus
 from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesResponse
@@ -37,7 +39,9 @@ for _name in set(_VARIABLES) - _SET_BY_OTHERS:
 logging.getLogger("feast.repo_config").addFilter(lambda record: "typically has no effect" not in record.getMessage())
 
 __all__ = [
+    "DUMMY_ENTITY_ID",
     "DUMMY_ENTITY_NAME",
+    "DUMMY_ENTITY_VAL",
     "EntityKeyMessage",
     "FeastObjectNotFoundException",
     "FeastStatus",
@@ -53,4 +57,7 @@ __all__ = [
     "RetrievalJob",
     "Value",
     "ValueType",
+    "compute_table_id",
+    "compute_versioned_name",
+    "redis_hash_field",
 ]

@@ -129,16 +129,29 @@ def entity_key(repo: Repo, side: Side) -> EntityKey:
     """
     if side is Side.CONTEXT:
         raise InvalidRepository("context features come with the request; they belong to no entity", field=side.value)
-    setting = f"{SECTION}.{side.value}"
     name = repo.settings.user if side is Side.USER else repo.settings.item
+    return key_of(repo, name, f"{SECTION}.{side.value}")
+
+
+def key_of(repo: Repo, name: str, named_by: str) -> EntityKey:
+    """The key of any entity.
+
+    Args:
+        repo: The repository; its registry may come from Feast's cache.
+        name: Name of the entity.
+        named_by: The setting or view that names it, for messages.
+
+    Raises:
+        InvalidRepository: the registry has no such entity, or its ids are neither integers nor strings.
+    """
     store = repo.store
     try:
         entity = store.registry.get_entity(name, store.project, allow_cache=True)
     except FeastObjectNotFoundException:
         known = ", ".join(sorted(e.name for e in store.registry.list_entities(store.project, allow_cache=True)))
         raise InvalidRepository(
-            f"the Feast repository has no entity {name!r} ({setting}); it has: {known or 'none, run `feast apply`'}",
-            field=setting,
+            f"the Feast repository has no entity {name!r} ({named_by}); it has: {known or 'none, run `feast apply`'}",
+            field=named_by,
         ) from None
     value_type = entity.value_type
     if value_type is ValueType.UNKNOWN:
@@ -146,7 +159,7 @@ def entity_key(repo: Repo, side: Side) -> EntityKey:
     if value_type not in KEY_TYPES:
         raise InvalidRepository(
             f"entity {name!r} has ids of type {value_type.name}; declare INT64, INT32 or STRING as its value_type",
-            field=setting,
+            field=named_by,
         )
     return EntityKey(name, entity.join_key, KEY_TYPES[value_type])
 

@@ -100,8 +100,14 @@ class Serving(_Section):
     """How long one read of the online store may take."""
     stale: Mapping[str, Literal["serve", "default", "fail"]] = {}
     """Policy per feature view for values older than the view's ttl. Feast's own is `serve`."""
+    workers: Positive = 1
+    """Processes that answer; they share the port and the bundle's files. One for each core that is the server's."""
     threads: Positive = 8
-    """Calls answered at the same time."""
+    """Calls that one worker answers at the same time."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where ONNX Runtime runs query encoders and rankers; `cuda` needs `onnxruntime-gpu`."""
+    batch_candidates: Annotated[int, Field(ge=0)] = 0
+    """Most candidates of several callers in one run of a split ranker; 0 runs each call alone."""
     max_top_k: Positive = 1000
     """Largest `top_k` of Retrieve and Recommend."""
     max_candidates: Positive = 2000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -92,7 +92,7 @@ class InputFitter:
                     f"{schema.reference} and another feature both become input {spec.name!r}; rename one",
                     field=schema.reference,
                 )
-            specs.append(spec)
+            specs.append(replace(spec, fresh=schema.fresh))
             if vocabulary is not None and spec.vocabulary is not None:
                 vocabularies[spec.vocabulary] = vocabulary
             if points:

@@ -49,7 +49,7 @@ USER_STATUS_KNOWN: UserStatus
 USER_STATUS_UNKNOWN: UserStatus
 
 class RetrieveRequest(_message.Message):
-    __slots__ = ("recommender", "user_id", "top_k", "context", "filter", "exclude_item_ids", "exclude_seen", "bundle_id")
+    __slots__ = ("recommender", "user_id", "top_k", "context", "filter", "exclude_item_ids", "exclude_seen", "bundle_id", "entity_keys")
     class ContextEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -57,6 +57,13 @@ class RetrieveRequest(_message.Message):
         key: str
         value: Value
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Value, _Mapping]] = ...) -> None: ...
+    class EntityKeysEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     RECOMMENDER_FIELD_NUMBER: _ClassVar[int]
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
@@ -65,6 +72,7 @@ class RetrieveRequest(_message.Message):
     EXCLUDE_ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_SEEN_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
+    ENTITY_KEYS_FIELD_NUMBER: _ClassVar[int]
     recommender: str
     user_id: str
     top_k: int
@@ -73,7 +81,8 @@ class RetrieveRequest(_message.Message):
     exclude_item_ids: _containers.RepeatedScalarFieldContainer[str]
     exclude_seen: bool
     bundle_id: str
-    def __init__(self, recommender: _Optional[str] = ..., user_id: _Optional[str] = ..., top_k: _Optional[int] = ..., context: _Optional[_Mapping[str, Value]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., exclude_item_ids: _Optional[_Iterable[str]] = ..., exclude_seen: bool = ..., bundle_id: _Optional[str] = ...) -> None: ...
+    entity_keys: _containers.ScalarMap[str, str]
+    def __init__(self, recommender: _Optional[str] = ..., user_id: _Optional[str] = ..., top_k: _Optional[int] = ..., context: _Optional[_Mapping[str, Value]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., exclude_item_ids: _Optional[_Iterable[str]] = ..., exclude_seen: bool = ..., bundle_id: _Optional[str] = ..., entity_keys: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class RetrieveResponse(_message.Message):
     __slots__ = ("item_ids", "scores", "info")
@@ -86,7 +95,7 @@ class RetrieveResponse(_message.Message):
     def __init__(self, item_ids: _Optional[_Iterable[str]] = ..., scores: _Optional[_Iterable[float]] = ..., info: _Optional[_Union[ResponseInfo, _Mapping]] = ...) -> None: ...
 
 class RankRequest(_message.Message):
-    __slots__ = ("recommender", "user_id", "item_ids", "top_k", "context", "candidate_features", "bundle_id")
+    __slots__ = ("recommender", "user_id", "item_ids", "top_k", "context", "candidate_features", "bundle_id", "entity_keys")
     class ContextEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +110,13 @@ class RankRequest(_message.Message):
         key: str
         value: FeatureColumn
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[FeatureColumn, _Mapping]] = ...) -> None: ...
+    class EntityKeysEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     RECOMMENDER_FIELD_NUMBER: _ClassVar[int]
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -108,6 +124,7 @@ class RankRequest(_message.Message):
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     CANDIDATE_FEATURES_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
+    ENTITY_KEYS_FIELD_NUMBER: _ClassVar[int]
     recommender: str
     user_id: str
     item_ids: _containers.RepeatedScalarFieldContainer[str]
@@ -115,7 +132,8 @@ class RankRequest(_message.Message):
     context: _containers.MessageMap[str, Value]
     candidate_features: _containers.MessageMap[str, FeatureColumn]
     bundle_id: str
-    def __init__(self, recommender: _Optional[str] = ..., user_id: _Optional[str] = ..., item_ids: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., context: _Optional[_Mapping[str, Value]] = ..., candidate_features: _Optional[_Mapping[str, FeatureColumn]] = ..., bundle_id: _Optional[str] = ...) -> None: ...
+    entity_keys: _containers.ScalarMap[str, str]
+    def __init__(self, recommender: _Optional[str] = ..., user_id: _Optional[str] = ..., item_ids: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., context: _Optional[_Mapping[str, Value]] = ..., candidate_features: _Optional[_Mapping[str, FeatureColumn]] = ..., bundle_id: _Optional[str] = ..., entity_keys: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class RankResponse(_message.Message):
     __slots__ = ("item_ids", "scores", "unknown_item_ids", "info")
@@ -130,7 +148,7 @@ class RankResponse(_message.Message):
     def __init__(self, item_ids: _Optional[_Iterable[str]] = ..., scores: _Optional[_Iterable[float]] = ..., unknown_item_ids: _Optional[_Iterable[str]] = ..., info: _Optional[_Union[ResponseInfo, _Mapping]] = ...) -> None: ...
 
 class RecommendRequest(_message.Message):
-    __slots__ = ("recommender", "user_id", "top_k", "candidate_count", "context", "filter", "exclude_item_ids", "exclude_seen", "bundle_id")
+    __slots__ = ("recommender", "user_id", "top_k", "candidate_count", "context", "filter", "exclude_item_ids", "exclude_seen", "bundle_id", "entity_keys")
     class ContextEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -138,6 +156,13 @@ class RecommendRequest(_message.Message):
         key: str
         value: Value
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Value, _Mapping]] = ...) -> None: ...
+    class EntityKeysEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     RECOMMENDER_FIELD_NUMBER: _ClassVar[int]
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
@@ -147,6 +172,7 @@ class RecommendRequest(_message.Message):
     EXCLUDE_ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_SEEN_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
+    ENTITY_KEYS_FIELD_NUMBER: _ClassVar[int]
     recommender: str
     user_id: str
     top_k: int
@@ -156,7 +182,8 @@ class RecommendRequest(_message.Message):
     exclude_item_ids: _containers.RepeatedScalarFieldContainer[str]
     exclude_seen: bool
     bundle_id: str
-    def __init__(self, recommender: _Optional[str] = ..., user_id: _Optional[str] = ..., top_k: _Optional[int] = ..., candidate_count: _Optional[int] = ..., context: _Optional[_Mapping[str, Value]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., exclude_item_ids: _Optional[_Iterable[str]] = ..., exclude_seen: bool = ..., bundle_id: _Optional[str] = ...) -> None: ...
+    entity_keys: _containers.ScalarMap[str, str]
+    def __init__(self, recommender: _Optional[str] = ..., user_id: _Optional[str] = ..., top_k: _Optional[int] = ..., candidate_count: _Optional[int] = ..., context: _Optional[_Mapping[str, Value]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., exclude_item_ids: _Optional[_Iterable[str]] = ..., exclude_seen: bool = ..., bundle_id: _Optional[str] = ..., entity_keys: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class RecommendResponse(_message.Message):
     __slots__ = ("item_ids", "scores", "retrieval_scores", "info")

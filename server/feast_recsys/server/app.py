@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,29 +10,25 @@ from contextlib import ExitStack
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import start_http_server
 
 from feast_recsys.bundle.errors import InvalidSettings
 from feast_recsys.features.repo import Repo
 from feast_recsys.server.bundles import BundleKeeper
-from feast_recsys.server.collector import Collector
 from feast_recsys.server.engine import Engine
+from feast_recsys.server.exposition import PageServer, listen, with_port
 from feast_recsys.server.interceptor import SERVICE, ServiceInterceptor
 from feast_recsys.server.metrics import Metrics
 from feast_recsys.server.reads import StoreReads
+from feast_recsys.server.seat import Seat
 from feast_recsys.server.servicer import RecommenderServicer
 from feast_recsys.server.state import Shelf
 from feast_recsys.v1 import recommender_service_pb2_grpc as pb_grpc
-
-logger = logging.getLogger(__name__)
 
 MESSAGE_BYTES = 16 * 2**20
 """Largest request and reply; the numbers of items have limits of their own in the settings."""
 OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES),
     ("grpc.max_send_message_length", MESSAGE_BYTES),
-    # Otherwise a second server on the same port starts without a word and takes half of the calls.
-    ("grpc.so_reuseport", 0),
 )
 
 
@@ -45,19 +39,28 @@ class Server:
         repo: The repository; its settings say everything else.
         address: Where to listen instead of the settings' address; port 0 takes a free one.
         on_loaded: Called after each bundle that is taken into service, in a thread of the server.
+        seat: Its place among the workers that share the port, which must be held for them; None if it is alone. With a
+            seat it counts for the common page and has none of its own.
     """
 
-    def __init__(self, repo: Repo, *, address: str | None = None, on_loaded: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        repo: Repo,
+        *,
+        address: str | None = None,
+        on_loaded: Callable[[], None] | None = None,
+        seat: Seat | None = None,
+    ) -> None:
         self._serving = repo.settings.serving
         self._wanted = address or self._serving.address
-        self._on_loaded = on_loaded
+        self._on_loaded, self._seat = on_loaded, seat
         self._ready = threading.Event()
         self._started = ExitStack()
         self._health = health.HealthServicer()
         self._server: grpc.Server | None = None
         self.address = ""
         self.metrics_address = ""
-        self.metrics = Metrics()
+        self.metrics = Metrics(seat.counts if seat is not None else None)
         shelf = Shelf()
         self._reads = StoreReads(
             threads=self._serving.threads,
@@ -66,7 +69,7 @@ class Server:
             metrics=self.metrics,
         )
         self._engine = Engine(shelf, self._reads, self._serving, self.metrics)
-        self._keeper = BundleKeeper(repo, shelf, self._reads, self.metrics, self._loaded)
+        self._keeper = BundleKeeper(repo, shelf, self._reads, self.metrics, self._loaded, seat)
 
     def start(self) -> None:
         """Listens, and begins to look for a bundle. Until there is one, calls are answered UNAVAILABLE.
@@ -77,12 +80,16 @@ class Server:
             InvalidSettings: an address can't be listened on.
         """
         with ExitStack() as undo:
-            if self._serving.metrics_address is not None:
+            self.metrics.open()
+            if self._serving.metrics_address is not None and self._seat is None:
                 self.metrics_address = self._serve_metrics(self._serving.metrics_address, undo)
             server = self._build(undo)
-            self.address = _bind(server, self._wanted)
             self._reads.start()
             undo.callback(self._reads.stop)
+            if self._seat is not None:
+                # A worker that replaces another takes the bundle first, and no calls that it can't answer yet.
+                self._keeper.look()
+            self.address = _bind(server, self._wanted)
             self._keeper.start()
             undo.callback(self._keeper.stop)
             server.start()
@@ -114,7 +121,9 @@ class Server:
         threads = ThreadPoolExecutor(self._serving.threads, thread_name_prefix="call")
         undo.callback(threads.shutdown, wait=False)
         interceptor = ServiceInterceptor(self.metrics, self._engine.recommender_name)
-        server = grpc.server(threads, interceptors=[interceptor], options=OPTIONS)
+        # Shared without need, a second server on the same port starts without a word and takes half of the calls.
+        shared = ("grpc.so_reuseport", int(self._seat is not None))
+        server = grpc.server(threads, interceptors=[interceptor], options=(*OPTIONS, shared))
         pb_grpc.add_RecommenderServiceServicer_to_server(RecommenderServicer(self._engine), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
@@ -122,16 +131,11 @@ class Server:
         return server
 
     def _serve_metrics(self, address: str, undo: ExitStack) -> str:
-        host, _, port = address.rpartition(":")
-        try:
-            httpd, thread = start_http_server(int(port), host.strip("[]"), self.metrics.registry)
-        except (OSError, ValueError) as error:
-            field = "recsys.serving.metrics_address"
-            raise InvalidSettings(f"{field}: can't listen on {address!r}: {error}", field=field) from error
-        undo.callback(thread.join)
-        undo.callback(httpd.server_close)
-        undo.callback(httpd.shutdown)
-        return f"{host}:{httpd.server_port}"
+        listener = listen(address)
+        page = PageServer(listener, self.metrics.registry)
+        page.start()
+        undo.callback(page.stop)
+        return with_port(address, listener)
 
     def _loaded(self) -> None:
         self._tell_health(True)
@@ -143,35 +147,6 @@ class Server:
         response = health_pb2.HealthCheckResponse
         for name in ("", SERVICE):
             self._health.set(name, response.SERVING if serving else response.NOT_SERVING)
-
-
-def serve(repo: Repo, *, address: str | None = None, announce: Callable[[str], None] = logger.info) -> None:
-    """Serves until SIGTERM or SIGINT, then drains. For a process of its own: it takes over signals and collector.
-
-    Args:
-        repo: The repository.
-        address: Where to listen instead of the settings' address.
-        announce: Told where metrics are and where the server listens, a line each, once it does.
-
-    Raises:
-        InvalidSettings: an address can't be listened on.
-    """
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
-    collector = Collector()
-    server = Server(repo, address=address, on_loaded=collector.settle)
-    server.start()
-    if server.metrics_address:
-        announce(f"metrics at http://{server.metrics_address}/metrics")
-    announce(f"listening on {server.address}")
-    collector.start()
-    stopping.wait()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
-    logger.info("draining for at most %g s", repo.settings.serving.drain_seconds)
-    server.stop()
-    collector.stop()
 
 
 def _bind(server: grpc.Server, address: str) -> str:

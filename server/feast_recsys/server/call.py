@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,19 +11,23 @@ import numpy as np
 from feast_recsys.bundle.columns import Array, Column
 from feast_recsys.bundle.errors import InvalidArgument, MissingFeature, OnlineStoreUnavailable, RecsysError
 from feast_recsys.bundle.index import Allow, Rows, Vectors
+from feast_recsys.bundle.signature import Input
 from feast_recsys.bundle.snapshot import Snapshot
-from feast_recsys.bundle.tensors import to_tensors
+from feast_recsys.bundle.tensors import to_tensor, to_tensors
 from feast_recsys.server.deadline import Deadline
 from feast_recsys.server.eligibility import named_in_request, seen_rows, without
 from feast_recsys.server.items import complete, item_columns
 from feast_recsys.server.metrics import Metrics, Stages
-from feast_recsys.server.reads import NOBODY_ASKED, Key, Read, StoreReads, User
-from feast_recsys.server.requests import Eligibility, Info
-from feast_recsys.server.state import Need, Served, ServingState, Stage
+from feast_recsys.server.ranking import Candidates, Ranker
+from feast_recsys.server.reads import NOBODY_ASKED, Key, Read, Source, StoreReads, User
+from feast_recsys.server.requests import ContextValue, Eligibility, Info
+from feast_recsys.server.stage import Stage
+from feast_recsys.server.state import Need, Served, ServingState
 
 logger = logging.getLogger(__name__)
 
 SEEN_UNKNOWN = "SEEN_ITEMS_UNKNOWN"
+FRESH_UNAVAILABLE = "FRESH_ITEM_FEATURES_UNAVAILABLE"
 
 
 @dataclass
@@ -34,50 +38,81 @@ class Call:
         state: The bundle, taken once.
         served: The recommender.
         key: The user's id.
+        ids: Ids by join key: the user's, and those of further entities that came with the request.
+        request: The request's context as it came, for on-demand views.
         context: Columns of one row by feature, from the request.
         deadline: When to stop.
         stages: Where times go.
         metrics: Where defaults are counted.
+        reads: Reads the online store.
         user: What the store said; nothing before `read_user`.
         columns: One row by feature: all that is known of the user; empty before `read_user`.
+        reasons: Why the answer is less than it could be, beside what the user's read says.
     """
 
     state: ServingState
     served: Served
     key: Key
+    ids: Mapping[str, Key]
+    request: Mapping[str, ContextValue]
     context: Mapping[str, Column]
     deadline: Deadline
     stages: Stages
     metrics: Metrics
+    reads: StoreReads
     user: User = NOBODY_ASKED
     columns: dict[str, Column] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+    _source: Source | None = None
+    _reads: list[Read] = field(default_factory=list)
+
+    def __enter__(self) -> Call:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Gives up what was begun and not waited for: an error came in between."""
+        for read in self._reads:
+            self.reads.abandon(read)
 
     @property
     def snapshot(self) -> Snapshot:
         """The catalogue."""
         return self.state.bundle.snapshot
 
-    def begin_user(self, reads: StoreReads, need: Need) -> Read:
-        """Begins to read the user."""
-        return reads.begin(self.served.sources[need], self.key)
+    def begin_user(self, need: Need) -> None:
+        """Begins to read the user.
 
-    def read_user(self, read: Read) -> None:
+        Raises:
+            InvalidArgument: an id or a context value that the store needs is missing or can't be one.
+        """
+        self._source = self.served.sources[need]
+        if self._source is None:
+            return
+        try:
+            self._reads.append(self.reads.begin_user(self._source, self.ids, self.request))
+        except InvalidArgument as error:
+            raise self._in_terms_of_the_request(error) from error
+
+    def read_user(self) -> None:
         """Waits for the user and puts together what is known of them: the request's word counts over the store's.
 
         Raises:
-            OnlineStoreUnavailable, StaleFeature, DeadlineExceeded: see Read.result.
-            InvalidArgument: the id can't be a key of the store.
+            OnlineStoreUnavailable, StaleFeature, DeadlineExceeded, InvalidArgument: see StoreReads.user.
         """
-        try:
-            self.user = read.result(self.deadline)
-        except InvalidArgument as error:
-            raise wrong_user_id(error) from error
+        source = self._source
+        if source is not None:
+            try:
+                self.user = self.reads.user(source, self._reads.pop(), self.deadline)
+            except InvalidArgument as error:
+                raise self._in_terms_of_the_request(error) from error
         self.columns = {**self.served.unset, **self.user.columns, **self.context}
         if self.served.takes_user_id:
             key = self.state.user_key
             self.columns[f"entity:{key.join_key}"] = complete(key.dtype, np.array([self.key], key.dtype.numpy))
-        for reference in read.source.inputs if read.source is not None else ():
-            self.metrics.defaults(reference, self.columns[reference])
+        for reference in source.inputs if source is not None else ():
+            column = self.columns[reference]
+            if not column.valid.item(0):
+                self.metrics.defaults(reference, column)
         self.stages.done("user")
 
     def allowed(self, eligibility: Eligibility) -> Allow | None:
@@ -92,7 +127,8 @@ class Call:
 
     def search(self, k: int, allow: Allow | None, exclude_seen: bool) -> tuple[Rows, Vectors]:
         """The k best items: rows and scores, best first."""
-        vectors = self._run(self.served.query, self._user_tensors(self.served.query))
+        vectors = self.served.query.graph.run(self._user_tensors(self.served.query))
+        self._check_finite(vectors, self.served.query)
         self.stages.done("encode")
         if exclude_seen:
             lists = [self.columns[reference] for reference in self.served.settings.seen]
@@ -101,29 +137,72 @@ class Call:
         self.stages.done("search")
         return rows[0], scores[0]
 
-    def item_tensors(self, stage: Stage, rows: Rows, given: Mapping[str, Column]) -> dict[str, Array]:
-        """The ranker's inputs of some items: given by the request, else from the catalogue."""
-        columns = item_columns(stage.item_inputs, self.snapshot, rows, given)
-        for reference in {i.feature for i in stage.item_inputs if i.from_store}:
-            self.metrics.defaults(reference, columns[reference])
-        tensors = to_tensors(columns, stage.item_inputs)
-        self.stages.done("gather")
-        return tensors
+    def fresh(self, rows: Rows, given: Mapping[str, Column]) -> Mapping[str, Column]:
+        """What was given, and what the online store says of features that are to be read at each request.
 
-    def rank(self, stage: Stage, items: Mapping[str, Array], n: int) -> Vectors:
-        """[n] float32 probabilities of n items."""
-        scores = self._run(stage, {**self._user_tensors(stage), **items}) if n else np.empty(0, np.float32)
+        Where it says nothing and the policy is to go on, the snapshot's values stand in, and the answer says so.
+
+        Raises:
+            OnlineStoreUnavailable, StaleFeature, DeadlineExceeded: see StoreReads.columns.
+        """
+        reader = self.served.fresh
+        if reader is None or not len(rows) or all(r in given for r in reader.plan.references):
+            return given
+        read = self.reads.begin_items(reader, self.snapshot.keys_of(rows).tolist())
+        columns = self.reads.columns(read, self.deadline)
+        self.stages.done("fresh")
+        if columns is None:
+            self.reasons.append(FRESH_UNAVAILABLE)
+            return given
+        return {**columns, **given}
+
+    def gather(self, ranker: Ranker, rows: Rows, given: Mapping[str, Column]) -> Gathered:
+        """What a ranker takes of some items beside the kept columns: given by the request, else from the catalogue.
+
+        Raises:
+            MissingFeature: an item lacks a required feature.
+        """
+        parts = ranker.parts
+        if parts is not None and any(spec.feature in given for spec in parts.hoisted):
+            parts = None
+        inputs = ranker.whole.item_inputs if parts is None else parts.raw
+        columns = item_columns(inputs, self.snapshot, rows, given)
+        for reference in {i.feature for i in inputs if i.from_store}:
+            self.metrics.defaults(reference, columns[reference])
+        if parts is not None and parts.complete is not None and not parts.complete[rows].all():
+            self._count_hoisted(parts.hoisted, rows)
+        gathered = Gathered(rows, to_tensors(columns, inputs), parts is None)
+        self.stages.done("gather")
+        return gathered
+
+    def rank(self, ranker: Ranker, items: Gathered) -> Vectors:
+        """[m] float32 probabilities of m items."""
+        if not len(items.rows):
+            return np.empty(0, np.float32)
+        user = self._user_tensors(ranker.whole)
+        if items.whole:
+            scores = ranker.run_whole({**user, **items.tensors})
+        else:
+            scores = ranker.run_parts(Candidates(user, items.rows, items.tensors), self.deadline)
+        self._check_finite(scores, ranker.whole)
         self.stages.done("rank")
         return scores
 
     def info(self, exclude_seen: bool = False) -> Info:
         """How the answer came about."""
-        reasons = self.user.degraded
-        if exclude_seen and reasons and not all(r in self.context for r in self.served.settings.seen):
+        reasons = tuple(dict.fromkeys((*self.user.degraded, *self.reasons)))
+        if exclude_seen and self.user.degraded and not all(r in self.context for r in self.served.settings.seen):
             reasons = (*reasons, SEEN_UNKNOWN)
         self.metrics.degraded(reasons)
         manifest = self.state.bundle.manifest
         return Info(manifest.bundle_id, manifest.as_of, self.user.status, reasons)
+
+    def _in_terms_of_the_request(self, error: InvalidArgument) -> InvalidArgument:
+        """The error of a join key or of an on-demand view's input, by the path of the request's field."""
+        if error.field == self.state.user_key.join_key:
+            return wrong_user_id(error)
+        path = f"entity_keys[{error.field}]" if error.field in self.served.entity_keys else f"context[{error.field}]"
+        return InvalidArgument(f"{path}: {error.message}", field=path)
 
     def _user_tensors(self, stage: Stage) -> dict[str, Array]:
         try:
@@ -133,13 +212,34 @@ class Call:
                 raise OnlineStoreUnavailable(f"{error.message}, and the online store can't be read") from error
             raise
 
-    def _run(self, stage: Stage, tensors: Mapping[str, Array]) -> Vectors:
-        result = stage.graph.run(tensors)
+    def _count_hoisted(self, hoisted: Sequence[Input], rows: Rows) -> None:
+        """Does for features whose tensors are in the kept columns what `to_tensors` does for the others."""
+        for spec in {i.feature: i for i in hoisted if i.from_store}.values():
+            column = self.snapshot.gather(spec.feature, rows)
+            self.metrics.defaults(spec.feature, column)
+            if spec.required:
+                to_tensor(column, spec)
+
+    def _check_finite(self, result: Vectors, stage: Stage) -> None:
         if not np.isfinite(result).all():
             where = f"the {stage.graph.graph.role.value} of recommender {self.served.name!r}"
             logger.error("%s gave NaN or infinity for user %r (bundle %s)", where, self.key, self.state.bundle.id)
             raise RecsysError(f"{where} gave NaN or infinity; its owner must mend it")
-        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """Items on their way to a ranker.
+
+    Attributes:
+        rows: [m] rows of the snapshot.
+        tensors: m rows of each input that is not in the kept columns, by input name.
+        whole: Whether the whole graph must run: a feature that was hoisted is given by the request.
+    """
+
+    rows: Rows
+    tensors: Mapping[str, Array]
+    whole: bool
 
 
 def wrong_user_id(error: InvalidArgument) -> InvalidArgument:

@@ -48,6 +48,7 @@ def retrieve_query(request: pb.RetrieveRequest) -> RetrieveQuery:
     return RetrieveQuery(
         recommender=request.recommender,
         user_id=request.user_id,
+        entity_keys=dict(request.entity_keys),
         top_k=request.top_k,
         context=_context(request.context),
         bundle_id=request.bundle_id,
@@ -60,6 +61,7 @@ def rank_query(request: pb.RankRequest) -> RankQuery:
     return RankQuery(
         recommender=request.recommender,
         user_id=request.user_id,
+        entity_keys=dict(request.entity_keys),
         top_k=request.top_k,
         context=_context(request.context),
         bundle_id=request.bundle_id,
@@ -73,6 +75,7 @@ def recommend_query(request: pb.RecommendRequest) -> RecommendQuery:
     return RecommendQuery(
         recommender=request.recommender,
         user_id=request.user_id,
+        entity_keys=dict(request.entity_keys),
         top_k=request.top_k,
         candidate_count=request.candidate_count,
         context=_context(request.context),

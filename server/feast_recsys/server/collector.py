@@ -26,7 +26,11 @@ class Collector:
         self._thread.start()
 
     def settle(self) -> None:
-        """Takes everything that is alive now for permanent. Call it when start-up, or a swap, is over."""
+        """Takes everything that is alive now for permanent. Call it when start-up is over.
+
+        After a swap it would be wrong: of what the collector takes for permanent it frees nothing, and each bundle is
+        replaced one day.
+        """
         gc.collect()
         gc.freeze()
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-import numpy.typing as npt
 
-from feast_recsys.bundle.columns import Column, DType
+from feast_recsys.bundle.columns import Column
 from feast_recsys.bundle.filters import evaluate
 from feast_recsys.bundle.index import Allow, Rows
 from feast_recsys.bundle.snapshot import UNKNOWN_ROW, Snapshot
@@ -41,13 +40,5 @@ def without(allow: Allow | None, rows: Rows, n: int) -> Allow | None:
 
 def seen_rows(columns: Iterable[Column], snapshot: Snapshot) -> Rows:
     """Rows of the items in the first row of list columns; items outside the catalogue give UNKNOWN_ROW."""
-    parts = [_rows_of_keys(column[0], snapshot) for column in columns if column.valid[0]]
+    parts = [snapshot.rows_of_keys(column[0]) for column in columns if column.valid[0]]
     return np.concatenate([np.empty(0, np.int64), *parts])
-
-
-def _rows_of_keys(keys: npt.NDArray[np.int64] | npt.NDArray[np.object_], snapshot: Snapshot) -> Rows:
-    if snapshot.key_dtype is not DType.INT64 or not len(snapshot):
-        return snapshot.rows([str(key) for key in keys])
-    rows = np.searchsorted(snapshot.ids, keys)
-    rows[rows == len(snapshot)] = 0
-    return np.where(snapshot.ids[rows] == keys, rows, UNKNOWN_ROW)

@@ -11,10 +11,10 @@ from feast_recsys.bundle.errors import InvalidArgument
 from feast_recsys.features.settings import Serving
 from feast_recsys.server.call import Call, wrong_user_id
 from feast_recsys.server.deadline import Deadline
-from feast_recsys.server.items import best_first, candidates, complete
+from feast_recsys.server.items import best_first, candidates, complete, pick
 from feast_recsys.server.limits import check_size, count
 from feast_recsys.server.metrics import Metrics, Stages
-from feast_recsys.server.overrides import candidate_columns, context_columns
+from feast_recsys.server.overrides import candidate_columns, context_columns, further_ids
 from feast_recsys.server.prepare import RETRIEVAL_SCORE
 from feast_recsys.server.reads import StoreReads
 from feast_recsys.server.requests import (
@@ -55,15 +55,15 @@ class Engine:
         Raises:
             RecsysError: the request is wrong, or it can't be answered now.
         """
-        call = self._open("Retrieve", query, deadline)
-        limit = self._serving.max_top_k
-        k = count(query.top_k, default=call.served.settings.candidates, limit=limit, field="top_k")
-        exclude_seen = self._check(query.eligibility, call.served)
-        read = call.begin_user(self._reads, Need(query=True, rank=False, seen=exclude_seen))
-        allow = call.allowed(query.eligibility)
-        call.read_user(read)
-        rows, scores = call.search(k, allow, exclude_seen)
-        return Retrieved(call.snapshot.ids_of(rows), scores, call.info(exclude_seen))
+        with self._open("Retrieve", query, deadline) as call:
+            limit = self._serving.max_top_k
+            k = count(query.top_k, default=call.served.settings.candidates, limit=limit, field="top_k")
+            exclude_seen = self._check(query.eligibility, call.served)
+            call.begin_user(Need(query=True, rank=False, seen=exclude_seen))
+            allow = call.allowed(query.eligibility)
+            call.read_user()
+            rows, scores = call.search(k, allow, exclude_seen)
+            return Retrieved(call.snapshot.ids_of(rows), scores, call.info(exclude_seen))
 
     def rank(self, query: RankQuery, deadline: Deadline) -> Ranked:
         """The given items in order of probability; equal ones in the order of the request.
@@ -71,20 +71,20 @@ class Engine:
         Raises:
             RecsysError: the request is wrong, or it can't be answered now.
         """
-        call = self._open("Rank", query, deadline)
-        stage, n = call.served.ranking_stage(), len(query.item_ids)
-        check_size(query.item_ids, limit=self._serving.max_candidates, field="item_ids")
-        k = count(query.top_k, default=n, limit=self._serving.max_candidates, field="top_k")
-        read = call.begin_user(self._reads, Need(query=False, rank=n > 0, seen=False))
-        found = candidates(query.item_ids, call.snapshot)
-        given = candidate_columns(query.candidate_features, call.served.candidate, n, found.positions)
-        call.stages.done("candidates")
-        items = call.item_tensors(stage, found.rows, given)
-        call.read_user(read)
-        scores = call.rank(stage, items, len(found.rows))
-        order = best_first(scores, k)
-        ids = [query.item_ids[at] for at in found.positions[order].tolist()]
-        return Ranked(ids, scores[order], found.unknown, call.info())
+        with self._open("Rank", query, deadline) as call:
+            ranker, n = call.served.ranking(), len(query.item_ids)
+            check_size(query.item_ids, limit=self._serving.max_candidates, field="item_ids")
+            k = count(query.top_k, default=n, limit=self._serving.max_candidates, field="top_k")
+            call.begin_user(Need(query=False, rank=n > 0, seen=False))
+            found = candidates(query.item_ids, call.snapshot)
+            given = candidate_columns(query.candidate_features, call.served.candidate, n, found.positions)
+            call.stages.done("candidates")
+            items = call.gather(ranker, found.rows, call.fresh(found.rows, given))
+            call.read_user()
+            scores = call.rank(ranker, items)
+            order = best_first(scores, k)
+            ids = pick(query.item_ids, found.positions[order])
+            return Ranked(ids, scores[order], found.unknown, call.info())
 
     def recommend(self, query: RecommendQuery, deadline: Deadline) -> Recommended:
         """Both stages on one bundle and one read of the user.
@@ -92,28 +92,28 @@ class Engine:
         Raises:
             RecsysError: the request is wrong, or it can't be answered now.
         """
-        call = self._open("Recommend", query, deadline)
-        stage, settings, serving = call.served.ranking_stage(), call.served.settings, self._serving
-        k = count(query.top_k, default=settings.top_k, limit=serving.max_top_k, field="top_k")
-        width = count(
-            query.candidate_count,
-            default=settings.candidates,
-            limit=serving.max_candidates,
-            field="candidate_count",
-        )
-        exclude_seen = self._check(query.eligibility, call.served)
-        read = call.begin_user(self._reads, Need(query=True, rank=True, seen=exclude_seen))
-        allow = call.allowed(query.eligibility)
-        call.read_user(read)
-        rows, nearness = call.search(width, allow, exclude_seen)
-        items = call.item_tensors(stage, rows, {RETRIEVAL_SCORE: complete(DType.FLOAT32, nearness)})
-        scores = call.rank(stage, items, len(rows))
-        order = best_first(scores, k)
-        ids = call.snapshot.ids_of(rows[order])
-        return Recommended(ids, scores[order], nearness[order], call.info(exclude_seen))
+        with self._open("Recommend", query, deadline) as call:
+            ranker, settings, serving = call.served.ranking(), call.served.settings, self._serving
+            k = count(query.top_k, default=settings.top_k, limit=serving.max_top_k, field="top_k")
+            width = count(
+                query.candidate_count,
+                default=settings.candidates,
+                limit=serving.max_candidates,
+                field="candidate_count",
+            )
+            exclude_seen = self._check(query.eligibility, call.served)
+            call.begin_user(Need(query=True, rank=True, seen=exclude_seen))
+            allow = call.allowed(query.eligibility)
+            call.read_user()
+            rows, nearness = call.search(width, allow, exclude_seen)
+            given = call.fresh(rows, {RETRIEVAL_SCORE: complete(DType.FLOAT32, nearness)})
+            scores = call.rank(ranker, call.gather(ranker, rows, given))
+            order = best_first(scores, k)
+            ids = call.snapshot.ids_of(rows[order])
+            return Recommended(ids, scores[order], nearness[order], call.info(exclude_seen))
 
     def _open(self, rpc: str, query: Query, deadline: Deadline) -> Call:
-        """What every call begins with: bundle, recommender, user and context."""
+        """What every call begins with: bundle, recommender, ids and context."""
         stages = Stages(self._metrics, rpc, deadline)
         state = self._shelf.held.choose(query.bundle_id)
         served = state.recommender(query.recommender)
@@ -121,9 +121,10 @@ class Engine:
             key = state.user_key.parse(query.user_id)
         except InvalidArgument as error:
             raise wrong_user_id(error) from error
+        ids = {state.user_key.join_key: key, **further_ids(query.entity_keys, served.entity_keys)}
         context = context_columns(query.context, served.context)
         stages.done("request")
-        return Call(state, served, key, context, deadline, stages, self._metrics)
+        return Call(state, served, key, ids, query.context, context, deadline, stages, self._metrics, self._reads)
 
     def _check(self, eligibility: Eligibility, served: Served) -> bool:
         """Whether to leave out seen items; refuses what can't be done."""

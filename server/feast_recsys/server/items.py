@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 
@@ -31,6 +32,8 @@ class Candidates:
 def candidates(item_ids: Sequence[str], snapshot: Snapshot) -> Candidates:
     """Looks the items of a request up."""
     rows = snapshot.rows(item_ids)
+    if len(set(item_ids)) == len(item_ids) and (not len(rows) or rows.min() != UNKNOWN_ROW):
+        return Candidates(rows, np.arange(len(rows)), [])
     known = np.flatnonzero(rows != UNKNOWN_ROW)
     _, first = np.unique(rows[known], return_index=True)
     positions = known[np.sort(first)]
@@ -72,6 +75,12 @@ def _null(spec: Input, n: int) -> Column:
     status = np.full(n, FieldStatus.NULL_VALUE, np.uint8)
     offsets = np.zeros(n + 1, np.int64) if spec.is_list else None
     return Column(spec.dtype, values, status, np.zeros(n, np.bool_), np.zeros(n, np.int64), offsets)
+
+
+def pick(values: Sequence[str], positions: Rows) -> list[str]:
+    """The values at some positions."""
+    at = positions.tolist()
+    return list(itemgetter(*at)(values)) if len(at) > 1 else [values[n] for n in at]
 
 
 def best_first(scores: Vectors, k: int) -> Rows:

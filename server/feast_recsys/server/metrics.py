@@ -4,55 +4,78 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 
 # Import this module before Feast: Feast sets PROMETHEUS_MULTIPROC_DIR when it is imported, and a prometheus_client
-# that comes after it writes every count to a mapped file.
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+# that comes after it keeps its own numbers in mapped files.
+from prometheus_client import CollectorRegistry
 
 from feast_recsys.bundle.columns import Column, FieldStatus
 from feast_recsys.server.deadline import Deadline
-
-# Seconds; the floor of a call is a few hundred microseconds.
-BUCKETS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+from feast_recsys.server.exposition import Page
+from feast_recsys.server.families import (
+    BUNDLE_AS_OF,
+    BUNDLE_FAILURES,
+    BUNDLE_INFO,
+    BUNDLE_SWAPS,
+    DEFAULTS,
+    DEGRADED,
+    PLAN_REFRESH_FAILURES,
+    REQUEST_SECONDS,
+    REQUESTS,
+    STAGE_SECONDS,
+    STORE_FAILURES,
+)
+from feast_recsys.server.tally import Tally
 
 
 class Metrics:
-    """Counters and histograms of one server, in a registry of their own."""
+    """What one server counts.
 
-    def __init__(self) -> None:
+    Threads share it. Where the numbers of known labels live is remembered, so that a count costs no search.
+
+    Args:
+        path: Where the numbers live, for a process that answers for several; None keeps them in this one.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
         self.registry = CollectorRegistry()
-        self._requests = self._counter("requests", "Calls answered.", "rpc", "recommender", "code")
-        self._latency = self._histogram("request_seconds", "Time from decoding to encoding.", "rpc")
-        self._stages = self._histogram("stage_seconds", "Time in one stage of a call.", "rpc", "stage")
-        self._defaults = self._counter("defaults", "Values replaced by the default.", "feature", "status")
-        self._degraded = self._counter("degraded_replies", "Replies that say they are degraded.", "reason")
-        self._store = self._counter("store_failures", "Reads of the online store that failed.", "kind")
-        self._swaps = self._counter("bundle_swaps", "Bundles taken into service.")
-        self._refusals = self._counter("bundle_failures", "Bundles refused, once per attempt.")
-        self._refreshes = self._counter("plan_refresh_failures", "Refreshes that kept the old read plans.")
-        self._bundle = self._gauge("bundle_info", "1 for the bundle in service.", "bundle_id")
-        self._as_of = self._gauge("bundle_as_of_seconds", "Unix time at which the bundle's features were read.")
-        self._age = self._gauge("bundle_age_seconds", "Time since then.")
+        self._tally = Tally(path)
+        self.registry.register(Page(self._tally.entries))
+        self._requests: dict[tuple[str, str, str], tuple[int, int]] = {}
+        self._stages: dict[tuple[str, str], int] = {}
+        self._bundle: str | None = None
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"feast_recsys_{name}", text, labels, registry=self.registry)
+    def open(self) -> Metrics:
+        """Opens the files, if there are any; a server that was there before counts on.
 
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(f"feast_recsys_{name}", text, labels, registry=self.registry)
-
-    def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
-        return Histogram(f"feast_recsys_{name}", text, labels, registry=self.registry, buckets=BUCKETS)
+        Raises:
+            OSError: they can't be made.
+        """
+        self._tally.open()
+        for family in (BUNDLE_SWAPS, BUNDLE_FAILURES, PLAN_REFRESH_FAILURES, BUNDLE_AS_OF):
+            self._tally.at(family)
+        return self
 
     def request(self, rpc: str, recommender: str, code: str, seconds: float) -> None:
         """Counts one answered call."""
-        self._requests.labels(rpc, recommender, code).inc()
-        self._latency.labels(rpc).observe(seconds)
+        key = (rpc, recommender, code)
+        places = self._requests.get(key)
+        if places is None:
+            places = self._tally.at(REQUESTS, *key), self._tally.at(REQUEST_SECONDS, rpc)
+            self._requests[key] = places
+        self._tally.add(places[0])
+        self._tally.observe(places[1], seconds)
 
     def stage(self, rpc: str, stage: str, seconds: float) -> None:
         """Records the time that one stage of a call took."""
-        self._stages.labels(rpc, stage).observe(seconds)
+        key = (rpc, stage)
+        place = self._stages.get(key)
+        if place is None:
+            place = self._stages[key] = self._tally.at(STAGE_SECONDS, rpc, stage)
+        self._tally.observe(place, seconds)
 
     def defaults(self, feature: str, column: Column) -> None:
         """Counts the rows of a column whose value a default replaces."""
@@ -60,32 +83,33 @@ class Metrics:
             return
         for status, count in enumerate(np.bincount(column.status[~column.valid]).tolist()):
             if count:
-                self._defaults.labels(feature, FieldStatus(status).name).inc(count)
+                self._tally.add(self._tally.at(DEFAULTS, feature, FieldStatus(status).name), count)
 
     def degraded(self, reasons: Iterable[str]) -> None:
         """Counts one degraded reply under each of its reasons."""
         for reason in reasons:
-            self._degraded.labels(reason).inc()
+            self._tally.add(self._tally.at(DEGRADED, reason))
 
     def store_failed(self, kind: str) -> None:
         """Counts a failed read: `error`, `timeout`, or `refused` for one that was not even begun."""
-        self._store.labels(kind).inc()
+        self._tally.add(self._tally.at(STORE_FAILURES, kind))
 
     def bundle_loaded(self, bundle_id: str, as_of: int) -> None:
         """Records the bundle that is in service from now on; `as_of` in unix seconds."""
-        self._swaps.inc()
-        self._bundle.clear()
-        self._bundle.labels(bundle_id).set(1)
-        self._as_of.set(as_of)
-        self._age.set_function(lambda: time.time() - as_of)
+        self._tally.add(self._tally.at(BUNDLE_SWAPS))
+        if self._bundle is not None:
+            self._tally.set(self._tally.at(BUNDLE_INFO, self._bundle), 0.0)
+        self._tally.set(self._tally.at(BUNDLE_INFO, bundle_id), 1.0)
+        self._bundle = bundle_id
+        self._tally.set(self._tally.at(BUNDLE_AS_OF), as_of)
 
     def bundle_refused(self) -> None:
         """Counts a bundle that could not be taken into service."""
-        self._refusals.inc()
+        self._tally.add(self._tally.at(BUNDLE_FAILURES))
 
     def refresh_failed(self) -> None:
         """Counts a refresh that kept the old read plans."""
-        self._refreshes.inc()
+        self._tally.add(self._tally.at(PLAN_REFRESH_FAILURES))
 
 
 class Stages:

@@ -10,6 +10,7 @@ import numpy as np
 from feast_recsys.bundle.columns import Array, Column, DType
 from feast_recsys.bundle.errors import InvalidArgument
 from feast_recsys.bundle.index import Rows
+from feast_recsys.features.repo import EntityKey
 from feast_recsys.server.items import complete
 from feast_recsys.server.requests import ContextValue
 from feast_recsys.server.state import Slot
@@ -21,6 +22,25 @@ _ACCEPTED: dict[DType, set[type]] = {
     DType.FLOAT32: {int, float},
 }
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+def further_ids(entity_keys: Mapping[str, str], known: Mapping[str, EntityKey]) -> dict[str, int | str]:
+    """Ids of further entities by join key, from `entity_keys`.
+
+    Raises:
+        InvalidArgument: an unknown join key, or a text that is no id; `field` is `entity_keys[name]`.
+    """
+    ids = {}
+    for name, text in entity_keys.items():
+        path = f"entity_keys[{name}]"
+        if name not in known:
+            names = ", ".join(known) or "none"
+            raise InvalidArgument(f"{path}: no view of the user's side is keyed by it; there are: {names}", field=path)
+        try:
+            ids[name] = known[name].parse(text)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"{path}: {error.message}", field=path) from error
+    return ids
 
 
 def context_columns(context: Mapping[str, ContextValue], slots: Mapping[str, Slot]) -> dict[str, Column]:

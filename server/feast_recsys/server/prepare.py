@@ -6,12 +6,13 @@ All of it happens off the request path; what does not fit is told here, by the n
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from feast_recsys.bundle.columns import Column, DType, FieldStatus
 from feast_recsys.bundle.errors import CorruptArtifact, InvalidRepository, InvalidSettings, InvalidSignature
-from feast_recsys.bundle.runtime import LoadedGraph
 from feast_recsys.bundle.signature import Input, Side
 from feast_recsys.bundle.store import Bundle, LoadedRecommender
 from feast_recsys.bundle.tensors import to_tensor
@@ -20,8 +21,11 @@ from feast_recsys.features.reader import OnlineReader
 from feast_recsys.features.repo import EntityKey, Repo, entity_key
 from feast_recsys.features.schema import feature_schema
 from feast_recsys.features.settings import Recommender
+from feast_recsys.features.user_reader import user_reader
+from feast_recsys.server.ranking import Parts, Ranker
 from feast_recsys.server.reads import Source
-from feast_recsys.server.state import NEEDS, Need, Served, ServingState, Slot, Stage
+from feast_recsys.server.stage import Stage
+from feast_recsys.server.state import NEEDS, Need, Served, ServingState, Slot
 
 logger = logging.getLogger(__name__)
 
@@ -76,12 +80,21 @@ class _Preparation:
     loaded: LoadedRecommender
 
     def served(self) -> Served:
-        query = _stage(self.loaded.query_encoder)
+        query = Stage.of(self.loaded.query_encoder)
         ranker = None
         if self.settings.ranking is not None and self.loaded.ranker is not None:
-            ranker = _stage(self.loaded.ranker)
+            ranker = Stage.of(self.loaded.ranker)
         user_inputs = (*query.user_inputs, *(ranker.user_inputs if ranker else ()))
-        context = self._user_slots(user_inputs)
+        services = {
+            spec.feature: stage.graph.graph.feature_service
+            for stage in filter(None, (query, ranker))
+            for spec in stage.user_inputs
+        }
+        context = self._user_slots(user_inputs, services)
+        sources = self._sources(query, ranker, context, services)
+        for source in filter(None, sources.values()):
+            _add_request_fields(context, source)
+        fresh = self._fresh(ranker)
         unset = {
             slot.feature: Column.absent(slot.dtype, 1, is_list=slot.is_list, status=FieldStatus.NULL_VALUE)
             for slot in context.values()
@@ -92,15 +105,57 @@ class _Preparation:
             self.settings,
             query,
             self.loaded.index,
-            ranker,
-            sources=self._sources(query, ranker, context),
+            Ranker(ranker, self._parts(ranker, fresh), self.repo.settings.serving.batch_candidates) if ranker else None,
+            sources=sources,
             context=context,
             candidate=self._item_slots(ranker.item_inputs if ranker else ()),
             unset=unset,
             takes_user_id=any(i.source == "entity" for i in user_inputs),
+            entity_keys={
+                name: key
+                for source in filter(None, sources.values())
+                for name, key in source.reader.plan.join_keys.items()
+                if name != self.user_key.join_key
+            },
+            fresh=OnlineReader(self.repo, compile_plan(self.repo, fresh, Side.ITEM)) if fresh else None,
         )
 
-    def _user_slots(self, inputs: Sequence[Input]) -> Mapping[str, Slot]:
+    def _fresh(self, ranker: Stage | None) -> tuple[str, ...]:
+        """Item features of the ranker that are to be read at each request.
+
+        What is gone from Feast since the bundle was made is not among them; the snapshot still holds it.
+        """
+        store = self.repo.store
+        views = {view.name for view in store.registry.list_all_feature_views(store.project, allow_cache=True)}
+        references = dict.fromkeys(i.feature for i in (ranker.item_inputs if ranker else ()) if i.from_store)
+        present = (r for r in references if r.partition(":")[0] in views)
+        return tuple(r for r in present if feature_schema(self.repo, r).fresh)
+
+    def _parts(self, ranker: Stage, fresh: Collection[str]) -> Parts | None:
+        split, loaded = ranker.graph.graph.split, self.loaded.split
+        if split is None or loaded is None:
+            return None
+        hoisted = tuple(i for i in ranker.item_inputs if i.name in split.hoisted)
+        stale = ", ".join(i.feature for i in hoisted if i.feature in fresh)
+        if stale:
+            logger.warning(
+                "the ranker of %r is served whole: it was split before the views of %s became fresh; export it again",
+                self.name,
+                stale,
+            )
+            return None
+        valid = [self.bundle.snapshot.valid(i.feature) for i in hoisted if i.from_store]
+        complete = np.logical_and.reduce(valid) if valid else None
+        return Parts(
+            split,
+            loaded,
+            self.loaded.item_columns,
+            hoisted,
+            raw=tuple(i for i in ranker.item_inputs if i.name in split.cross.inputs),
+            complete=None if complete is None or complete.all() else complete,
+        )
+
+    def _user_slots(self, inputs: Sequence[Input], services: Mapping[str, str | None]) -> dict[str, Slot]:
         slots: dict[str, Slot] = {}
         for spec in inputs:
             if spec.source == "entity":
@@ -113,7 +168,7 @@ class _Preparation:
                     field=spec.name,
                 )
             else:
-                slots[spec.feature] = self._stored(spec.feature)
+                slots[spec.feature] = self._stored(spec.feature, services[spec.feature])
                 _check_fit(slots[spec.feature], spec)
         for reference in self.settings.seen:
             slot = slots[reference] = self._stored(reference)
@@ -125,8 +180,8 @@ class _Preparation:
                 )
         return slots
 
-    def _stored(self, reference: str) -> Slot:
-        schema = feature_schema(self.repo, reference)
+    def _stored(self, reference: str, service: str | None = None) -> Slot:
+        schema = feature_schema(self.repo, reference, service)
         if schema.side is not Side.USER:
             raise InvalidRepository(
                 f"{reference} belongs to the {schema.side.value} side, but recommender {self.name!r} reads it for the "
@@ -156,7 +211,9 @@ class _Preparation:
                 _check_fit(Slot(RETRIEVAL_SCORE, DType.FLOAT32, False), spec)
         return slots
 
-    def _sources(self, query: Stage, ranker: Stage | None, slots: Mapping[str, Slot]) -> Mapping[Need, Source | None]:
+    def _sources(
+        self, query: Stage, ranker: Stage | None, slots: Mapping[str, Slot], services: Mapping[str, str | None]
+    ) -> Mapping[Need, Source | None]:
         compiled: dict[tuple[tuple[str, ...], tuple[str, ...]], Source | None] = {}
         sources: dict[Need, Source | None] = {}
         for need in NEEDS:
@@ -165,27 +222,41 @@ class _Preparation:
             inputs = tuple(dict.fromkeys(stored))
             references = tuple(dict.fromkeys([*stored, *(self.settings.seen if need.seen else ())]))
             if (references, inputs) not in compiled:
-                compiled[references, inputs] = self._source(references, inputs, slots)
+                compiled[references, inputs] = self._source(references, inputs, slots, services)
             sources[need] = compiled[references, inputs]
         return sources
 
-    def _source(self, references: tuple[str, ...], inputs: tuple[str, ...], slots: Mapping[str, Slot]) -> Source | None:
+    def _source(
+        self,
+        references: tuple[str, ...],
+        inputs: tuple[str, ...],
+        slots: Mapping[str, Slot],
+        services: Mapping[str, str | None],
+    ) -> Source | None:
         if not references:
             return None
         absent = {
             r: Column.absent(slots[r].dtype, 1, is_list=slots[r].is_list, status=FieldStatus.INVALID)
             for r in references
         }
-        return Source(OnlineReader(self.repo, compile_plan(self.repo, references, Side.USER)), absent, inputs)
+        named = [name for name in dict.fromkeys(services.get(r) for r in references) if name is not None]
+        plan = compile_plan(self.repo, references, Side.USER, named[0] if named else None)
+        about_user = tuple(
+            r for r in references if self.user_key.join_key in feature_schema(self.repo, r, services.get(r)).join_keys
+        )
+        return Source(OnlineReader(self.repo, plan), user_reader(self.repo, plan), absent, inputs, about_user)
 
 
-def _stage(graph: LoadedGraph) -> Stage:
-    inputs = graph.graph.inputs
-    return Stage(
-        graph,
-        tuple(i for i in inputs if i.side is not Side.ITEM),
-        tuple(i for i in inputs if i.side is Side.ITEM),
-    )
+def _add_request_fields(slots: dict[str, Slot], source: Source) -> None:
+    """What on-demand views take from the request is given like the models' own `request:` inputs."""
+    for name, field in source.reader.plan.request_fields.items():
+        slot = slots.setdefault(name, Slot(f"request:{name}", field.kind.dtype, field.kind.is_list))
+        if slot.dtype is not field.kind.dtype or slot.is_list is not field.kind.is_list:
+            raise InvalidRepository(
+                f"on-demand feature view {field.view!r} takes {name!r} from the request as another type than "
+                f"{slot.feature} ({_shape(slot)} of {slot.dtype.value}); rename one of them",
+                field=name,
+            )
 
 
 def _add_request_slot(slots: dict[str, Slot], spec: Input) -> None:

@@ -1,18 +1,19 @@
-"""Reads of the online store: each in a thread that may hang without the call hanging with it."""
+"""Reads of the online store that a call can give up: bounded by the store's own means, or in a thread that may hang."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Literal
+from typing import Any, Literal
 
 from feast_recsys.bundle.columns import Column, FieldStatus
 from feast_recsys.bundle.errors import OnlineStoreUnavailable, RecsysError
 from feast_recsys.features.reader import OnlineReader
+from feast_recsys.features.user_reader import Pending, UserReader
 from feast_recsys.server.deadline import Deadline
 from feast_recsys.server.metrics import Metrics
 from feast_recsys.server.requests import UserStatus
@@ -28,14 +29,18 @@ class Source:
     """What one kind of call reads of a user.
 
     Attributes:
-        reader: Reads the row.
+        reader: Reads the row, by any store.
+        fast: Reads the row within a time limit of its own; None where the store has no such way.
         absent: The columns of a user of whom nothing is known, one row each, for when the store is down.
         inputs: References that are inputs of a model; the others are lists of seen items.
+        about_user: References that say whether the user is known: those of views that the user's id keys.
     """
 
     reader: OnlineReader
+    fast: UserReader | None
     absent: Mapping[str, Column]
     inputs: tuple[str, ...]
+    about_user: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -53,10 +58,10 @@ NOBODY_ASKED = User({}, UserStatus.UNSPECIFIED)
 class _Job:
     """One read: handed to a thread, waited for by another."""
 
-    __slots__ = ("columns", "error", "finished", "given_up", "key", "lock", "reader", "running")
+    __slots__ = ("columns", "error", "finished", "given_up", "lock", "read", "running")
 
-    def __init__(self, reader: OnlineReader, key: Key) -> None:
-        self.reader, self.key = reader, key
+    def __init__(self, read: Callable[[], Mapping[str, Column]]) -> None:
+        self.read = read
         self.lock = threading.Lock()
         self.lock.acquire()
         self.columns: Mapping[str, Column] = {}
@@ -64,14 +69,23 @@ class _Job:
         self.running = self.finished = self.given_up = False
 
 
-class StoreReads:
-    """Daemon threads that read the online store, and the policy for when it does not answer.
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A read that has begun; without a job it was refused. `limit` is on the clock of `time.monotonic`."""
 
-    The threads are not those of concurrent.futures: Python waits for these at exit, and one that hangs in a store would
-    keep the process alive.
+    job: _Job | Pending | None
+    limit: float
+
+
+class StoreReads:
+    """Reads of the online store, and the policy for when it does not answer.
+
+    Where the store has no way to bound a read, daemon threads read. They are not those of concurrent.futures: Python
+    waits for these at exit, and one that hangs in a store would keep the process alive.
 
     Args:
-        threads: Reads at the same time. When all of them hang, further ones fail at once.
+        threads: Reads at the same time in threads. When all of them hang, further ones fail at once; so do bounded
+            reads but one at a time, when as many in a row had no answer.
         timeout: Seconds that one read may take.
         policy: What a failed read means: defaults and a reason, or an error.
         metrics: Where failures are counted.
@@ -82,6 +96,8 @@ class StoreReads:
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._hanging = 0
+        self._unanswered = 0
+        self._probing = False
         self._failing = False
 
     def start(self) -> None:
@@ -94,48 +110,153 @@ class StoreReads:
         for _ in range(self._threads):
             self._queue.put(None)
 
-    def begin(self, source: Source | None, key: Key) -> Read:
-        """Begins to read a user; None as source reads nothing."""
-        if source is None:
-            return Read(self, None, None, 0.0)
-        if self._hanging >= self._threads:
-            return Read(self, source, None, 0.0)
-        job = _Job(source.reader, key)
-        self._queue.put(job)
-        return Read(self, source, job, time.monotonic() + self._timeout)
+    def begin_user(self, source: Source, ids: Mapping[str, Key], request: Mapping[str, Any]) -> Read:
+        """Begins to read a user.
 
-    def finish(self, read: Read, deadline: Deadline) -> User:
-        """See Read.result."""
-        if read.source is None:
-            return NOBODY_ASKED
+        Args:
+            source: What to read.
+            ids: Of the user and of further entities, by join key.
+            request: Values of the request by name, for on-demand views; None is null.
+
+        Raises:
+            InvalidArgument: an id or a value of the request is missing or can't be what the store needs; `field` is its
+                name. Where threads read, `user` raises it.
+        """
+        limit = time.monotonic() + self._timeout
+        if source.fast is not None:
+            if not self._may_ask():
+                return Read(None, limit)
+            try:
+                return Read(source.fast.begin(ids, request), limit)
+            except OnlineStoreUnavailable as error:
+                return Read(_failed(error), limit)
+        read = source.reader.read
+        return self._hand_over(lambda: read({k: [v] for k, v in ids.items()}, {k: [v] for k, v in request.items()}))
+
+    def warm_up(self, source: Source) -> None:
+        """Reads somebody once: Feast opens its store on the first read, without a lock.
+
+        Raises:
+            RecsysError: the store failed, or the read can't be made.
+        """
+        plan = source.reader.plan
+        ids = {name: key.parse("0") for name, key in plan.join_keys.items()}
+        read = self.begin_user(source, ids, dict.fromkeys(plan.request_fields))
+        self.user(source, read, Deadline())
+
+    def begin_items(self, reader: OnlineReader, ids: Sequence[Key]) -> Read:
+        """Begins to read items, in a thread."""
+        return self._hand_over(lambda: reader.read(ids))
+
+    def abandon(self, read: Read) -> None:
+        """Gives up a read that nobody waits for any more."""
+        if isinstance(read.job, _Job):
+            self._give_up(read.job)
+        elif read.job is not None:
+            read.job.abandon()
+            self._answered(True)
+
+    def user(self, source: Source, read: Read, deadline: Deadline) -> User:
+        """Waits for a user, until the read's own limit or the call's.
+
+        Raises:
+            OnlineStoreUnavailable: the store failed or was too slow, and the policy is `fail`.
+            StaleFeature: a value is older than its view's ttl, and the view's policy is `fail`.
+            DeadlineExceeded: the call's deadline passed first.
+            InvalidArgument: see `begin_user`.
+        """
+        columns = self.columns(read, deadline)
+        if columns is None:
+            return User(source.absent, UserStatus.UNSPECIFIED, (STORE_UNAVAILABLE,))
+        known = any(columns[reference].status[0] != FieldStatus.NOT_FOUND for reference in source.about_user)
+        return User(columns, UserStatus.KNOWN if known else UserStatus.UNKNOWN)
+
+    def columns(self, read: Read, deadline: Deadline) -> Mapping[str, Column] | None:
+        """What was read, by reference; None if the store failed and the policy is `degrade`.
+
+        Raises:
+            OnlineStoreUnavailable, StaleFeature, DeadlineExceeded, InvalidArgument: see `user`.
+        """
         try:
-            columns = self._wait(read.job, read.limit, deadline)
+            columns = self._wait(read, deadline)
         except OnlineStoreUnavailable as error:
             self._report(error)
             if self._policy == "fail":
                 raise
-            return User(read.source.absent, UserStatus.UNSPECIFIED, (STORE_UNAVAILABLE,))
+            return None
         if self._failing:
             self._failing = False
             logger.warning("the online store answers again")
-        known = any(c.status[0] != FieldStatus.NOT_FOUND for c in columns.values())
-        return User(columns, UserStatus.KNOWN if known else UserStatus.UNKNOWN)
+        return columns
 
-    def _wait(self, job: _Job | None, limit: float, deadline: Deadline) -> Mapping[str, Column]:
+    def _may_ask(self) -> bool:
+        """While the store does not answer, one read at a time goes and looks."""
+        if self._unanswered < self._threads:
+            return True
+        with self._lock:
+            if self._probing:
+                return False
+            self._probing = True
+        return True
+
+    def _hand_over(self, work: Callable[[], Mapping[str, Column]]) -> Read:
+        limit = time.monotonic() + self._timeout
+        if self._hanging >= self._threads:
+            return Read(None, limit)
+        job = _Job(work)
+        self._queue.put(job)
+        return Read(job, limit)
+
+    def _wait(self, read: Read, deadline: Deadline) -> Mapping[str, Column]:
+        job = read.job
         if job is None:
             self._metrics.store_failed("refused")
             raise OnlineStoreUnavailable(f"the online store left {self._threads} reads unanswered; try again later")
-        if not job.lock.acquire(timeout=max(min(limit, deadline.expires) - time.monotonic(), 0.0)):
+        if not isinstance(job, _Job):
+            return self._wait_bounded(job, read.limit, deadline)
+        if not job.lock.acquire(timeout=max(min(read.limit, deadline.expires) - time.monotonic(), 0.0)):
             self._give_up(job)
             deadline.check("waiting for the online store")
-            self._metrics.store_failed("timeout")
-            raise OnlineStoreUnavailable(f"the online store did not answer within {self._timeout * 1000:.0f} ms")
+            raise self._timed_out()
         if job.error is None:
             return job.columns
         if isinstance(job.error, RecsysError) and not isinstance(job.error, OnlineStoreUnavailable):
             raise job.error
+        raise self._failed(job.error)
+
+    def _wait_bounded(self, pending: Pending, limit: float, deadline: Deadline) -> Mapping[str, Column]:
+        until = min(limit, deadline.expires)
+        try:
+            columns = pending.result(max(until - time.monotonic(), 0.0))
+        except OnlineStoreUnavailable as error:
+            late = time.monotonic() >= until
+            self._answered(not late)
+            if not late:
+                raise self._failed(error) from error
+            deadline.check("waiting for the online store")
+            raise self._timed_out() from error
+        except RecsysError:
+            self._answered(True)
+            raise
+        self._answered(True)
+        return columns
+
+    def _answered(self, in_time: bool) -> None:
+        if in_time and not self._unanswered:
+            return
+        with self._lock:
+            self._unanswered = 0 if in_time else self._unanswered + 1
+            self._probing = False
+
+    def _timed_out(self) -> OnlineStoreUnavailable:
+        self._metrics.store_failed("timeout")
+        return OnlineStoreUnavailable(f"the online store did not answer within {self._timeout * 1000:.0f} ms")
+
+    def _failed(self, cause: Exception) -> OnlineStoreUnavailable:
         self._metrics.store_failed("error")
-        raise OnlineStoreUnavailable("the online store can't be read; the server's log says why") from job.error
+        error = OnlineStoreUnavailable("the online store can't be read; the server's log says why")
+        error.__cause__ = cause
+        return error
 
     def _report(self, error: OnlineStoreUnavailable) -> None:
         """Logs the first failure of an outage; the counter has the others."""
@@ -156,7 +277,7 @@ class StoreReads:
                     continue
                 job.running = True
             try:
-                job.columns = job.reader.read([job.key])
+                job.columns = job.read()
             except Exception as error:  # stores raise what their client libraries raise
                 job.error = error
             with self._lock:
@@ -165,21 +286,9 @@ class StoreReads:
             job.lock.release()
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
-    """A read that has begun."""
-
-    owner: StoreReads
-    source: Source | None
-    job: _Job | None
-    limit: float
-
-    def result(self, deadline: Deadline) -> User:
-        """Waits for the read, until its own limit or the call's.
-
-        Raises:
-            OnlineStoreUnavailable: the store failed or was too slow, and the policy is `fail`.
-            StaleFeature: a value is older than its view's ttl, and the view's policy is `fail`.
-            DeadlineExceeded: the call's deadline passed first.
-        """
-        return self.owner.finish(self, deadline)
+def _failed(error: Exception) -> _Job:
+    """A read that is over before it began."""
+    job = _Job(dict)
+    job.error = error
+    job.lock.release()
+    return job

@@ -27,10 +27,14 @@ class UserStatus(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """What every request has. `top_k` 0 and an empty `bundle_id` mean the default."""
+    """What every request has. `top_k` 0 and an empty `bundle_id` mean the default.
+
+    `entity_keys` are ids of further entities, as text by join key.
+    """
 
     recommender: str = ""
     user_id: str
+    entity_keys: Mapping[str, str] = field(default_factory=dict)
     top_k: int = 0
     context: Mapping[str, ContextValue] = field(default_factory=dict)
     bundle_id: str = ""

@@ -9,12 +9,13 @@ from typing import NamedTuple
 from feast_recsys.bundle.columns import Column, DType
 from feast_recsys.bundle.errors import BundleNotHeld, BundleNotLoaded, InvalidArgument, UnknownRecommender
 from feast_recsys.bundle.index import Index
-from feast_recsys.bundle.runtime import LoadedGraph
-from feast_recsys.bundle.signature import Input
 from feast_recsys.bundle.store import Bundle
+from feast_recsys.features.reader import OnlineReader
 from feast_recsys.features.repo import EntityKey
 from feast_recsys.features.settings import Recommender
+from feast_recsys.server.ranking import Ranker
 from feast_recsys.server.reads import Source
+from feast_recsys.server.stage import Stage
 
 
 class Need(NamedTuple):
@@ -45,15 +46,6 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A graph with its inputs by side; context inputs count as the user's."""
-
-    graph: LoadedGraph
-    user_inputs: tuple[Input, ...]
-    item_inputs: tuple[Input, ...] = ()
-
-
-@dataclass(frozen=True)
 class Served:
     """One recommender, ready to answer.
 
@@ -68,20 +60,24 @@ class Served:
         candidate: What `candidate_features` may hold, by name.
         unset: One row of null for each `request:` input of the user's side, by reference.
         takes_user_id: Whether a model takes the user's id itself.
+        entity_keys: Further join keys of the user's side, by name.
+        fresh: Reads the item features that a request must not take from the snapshot; None if there are none.
     """
 
     name: str
     settings: Recommender
     query: Stage
     index: Index
-    ranker: Stage | None
+    ranker: Ranker | None
     sources: Mapping[Need, Source | None]
     context: Mapping[str, Slot]
     candidate: Mapping[str, Slot]
     unset: Mapping[str, Column]
     takes_user_id: bool
+    entity_keys: Mapping[str, EntityKey]
+    fresh: OnlineReader | None
 
-    def ranking_stage(self) -> Stage:
+    def ranking(self) -> Ranker:
         """The ranker.
 
         Raises:

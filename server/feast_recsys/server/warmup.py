@@ -7,7 +7,10 @@ import numpy as np
 from feast_recsys.bundle.columns import Array
 from feast_recsys.bundle.errors import InvalidSignature
 from feast_recsys.bundle.signature import Input
-from feast_recsys.server.state import Served, ServingState, Stage
+from feast_recsys.server.deadline import Deadline
+from feast_recsys.server.ranking import Candidates, Ranker
+from feast_recsys.server.stage import Stage
+from feast_recsys.server.state import Served, ServingState
 
 
 def warm_up(state: ServingState, *, candidates: int) -> None:
@@ -26,7 +29,8 @@ def warm_up(state: ServingState, *, candidates: int) -> None:
             served.index.search(query, candidates)
             if served.ranker is not None:
                 for n in (1, candidates):
-                    _run(served, served.ranker, n, longest, (n,))
+                    _run(served, served.ranker.whole, n, longest, (n,))
+                    _run_parts(served, served.ranker, n, longest)
 
 
 def _run(served: Served, stage: Stage, n: int, longest: bool, shape: tuple[int, ...]) -> Array:
@@ -46,6 +50,32 @@ def _run(served: Served, stage: Stage, n: int, longest: bool, shape: tuple[int, 
     if not np.isfinite(result).all():
         raise InvalidSignature(f"{where} gives NaN or infinity on the defaults of its signature", field=graph.file)
     return result
+
+
+def _run_parts(served: Served, ranker: Ranker, n: int, longest: bool) -> None:
+    """Runs the parts on the first items, as often as need be."""
+    parts = ranker.parts
+    items = len(served.index)
+    if parts is None or not items:
+        return
+    user = {i.name: _defaults(i, 1, longest) for i in ranker.whole.user_inputs}
+    raw = {i.name: _defaults(i, n, longest) for i in parts.raw}
+    rows = np.arange(n, dtype=np.int64) % items
+    try:
+        result = ranker.run_parts(Candidates(user, rows, raw), Deadline())
+    except Exception as error:  # ONNX Runtime has no common base class for its errors
+        file = parts.split.cross.file
+        raise InvalidSignature(
+            f"the parts of the ranker of recommender {served.name!r} ({file}) fail on the defaults of its signature: "
+            f"{error}",
+            field=file,
+        ) from error
+    if result.shape != (n,) or not np.isfinite(result).all():
+        raise InvalidSignature(
+            f"the parts of the ranker of recommender {served.name!r} give {list(result.shape)} numbers for {n} items, "
+            "or such that are not finite; export the model again",
+            field=parts.split.cross.file,
+        )
 
 
 def _defaults(spec: Input, n: int, longest: bool) -> Array:

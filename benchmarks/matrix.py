@@ -1,0 +1,95 @@
+"""The matrix: which cells there are, and how each place of it is set up, checked and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from benchmarks.contenders import ECHO, OURS, OURS_TWO, RANKERS, Cores, Place, start, workers_supported
+from benchmarks.floors import Floors
+from benchmarks.load import Loader
+from benchmarks.processes import memory, start_redis
+from benchmarks.rounds import Cell, Pace, measure
+from benchmarks.traffic import rank_traffic, retrieve_traffic
+from benchmarks.verify import same_ranks, same_retrieval
+from benchmarks.world import World
+
+MANY = 32
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure at one place.
+
+    Attributes:
+        store: Online store.
+        items: Size of the catalogue.
+        candidates: Sizes of Rank.
+        concurrency: Requests at the same time.
+        retrieve: Whether Retrieve is measured, too.
+    """
+
+    store: str
+    items: int
+    candidates: tuple[int, ...]
+    concurrency: tuple[int, ...]
+    retrieve: bool
+
+
+def default_plans(catalogues: tuple[int, ...]) -> list[Plan]:
+    """A few minutes: what the goals need."""
+    small = catalogues[0]
+    plans = [
+        Plan("redis", small, (100, 500), (1, MANY), True),
+        Plan("sqlite", small, (500,), (1, MANY), False),
+    ]
+    return plans + [Plan("redis", items, (500,), (1,), True) for items in catalogues[1:]]
+
+
+def full_plans(catalogues: tuple[int, ...]) -> list[Plan]:
+    """All of it."""
+    stores = ("redis", "sqlite")
+    return [Plan(s, n, (50, 100, 500, 1000), (1, MANY), True) for n in catalogues for s in stores]
+
+
+def measure_place(world: World, plan: Plan, pace: Pace, say: Say) -> dict[str, Any]:
+    """Starts everything, checks that all give the same answers, and measures all cells of a place.
+
+    Returns:
+        `cells`, `memory` by contender, and the largest difference of a score.
+
+    Raises:
+        Disagreement: two contenders answer differently; nothing was timed.
+        Died, TimeoutError: a process did not start.
+    """
+    cores = Cores.choose()
+    with ExitStack() as stack:
+        address = None
+        if plan.store == "redis":
+            _, address = start_redis(world.folder("redis"), world.logs, stack, [cores.load])
+        place = Place(world, plan.store, plan.items, address, cores)
+        loader = Loader(world.logs, stack, [cores.load])
+        names = [OURS, *([OURS_TWO] if workers_supported() and MANY in plan.concurrency else []), *RANKERS[1:], ECHO]
+        say(f"{plan.store}, {plan.items:,} items: starting {', '.join(names)} ...")
+        contenders = start(names, place, loader, stack)
+        paths = [place.configuration, world.ranker, world.encoders, world.bundle(plan.items)]
+        floors = Floors(world.logs, stack, [cores.server], place.environment, paths)
+        ranks = {n: rank_traffic(world, n) for n in plan.candidates}
+        retrieval = retrieve_traffic(world)
+        difference = max(same_ranks(contenders, loader, traffic) for traffic in ranks.values())
+        difference = max(difference, same_retrieval(contenders, loader, floors, retrieval.path))
+        cells = []
+        for traffic in [*ranks.values(), *([retrieval] if plan.retrieve else [])]:
+            for concurrency in plan.concurrency:
+                cell = Cell(plan.store, plan.items, traffic, concurrency)
+                say(f"measuring {cell.title} ...")
+                chosen = [n for n in names if traffic.method == "Rank" or n in (OURS, OURS_TWO, ECHO)]
+                chosen = [n for n in chosen if n != OURS_TWO or concurrency > 1]
+                turns = {name: contenders[name] for name in chosen}
+                cells.append(measure(cell, turns, loader, floors if concurrency == 1 else None, pace))
+        held = {name: [asdict(memory(pid)) for pid in c.pids()] for name, c in contenders.items()}
+        where = {"store": plan.store, "items": plan.items}
+        return {"cells": cells, "memory": {**where, "processes": held}, "difference": difference}

@@ -1,0 +1,1 @@
+"""From one ranker graph to three: what the user, the item and both together determine."""
