@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         if options.stores and plan.store not in options.stores:
             continue
         if options.candidates:
-            plan = _with_candidates(plan, options.candidates)
+            plan = replace(plan, candidates=options.candidates)
         measured = measure_place(world, plan, pace, _say)
         result["cells"] += measured["cells"]
         result["memory"].append(measured["memory"])
@@ -78,12 +79,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         result["swap"] = bundle_swap(world, largest, options.swaps, options.steady, _say)
     result["goals"] = goals(result)
     return result
-
-
-def _with_candidates(plan: Any, candidates: tuple[int, ...]) -> Any:
-    from dataclasses import replace
-
-    return replace(plan, candidates=candidates)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -16,9 +16,9 @@ from benchmarks.processes import ROOT, Child, cpu_seconds, pin, tree
 from benchmarks.repository import redis_environment
 from benchmarks.world import World
 
-OURS, OURS_TWO = "ours", "ours, 2 workers"
+OURS, OURS_WHOLE, OURS_TWO = "ours", "ours, whole graph", "ours, 2 workers"
 NAIVE, NAIVE_FROZEN, HANDWRITTEN, ECHO = "naive peer", "naive peer, gc.freeze", "hand-written", "bare echo"
-RANKERS = (OURS, NAIVE, NAIVE_FROZEN, HANDWRITTEN)
+RANKERS = (OURS, OURS_WHOLE, OURS_TWO, NAIVE, NAIVE_FROZEN, HANDWRITTEN)
 """Those who must give the same scores."""
 
 
@@ -104,9 +104,11 @@ def command(name: str, place: Place, *options: str) -> list[str]:
     if name in peers:
         module, *arguments = peers[name]
         return [sys.executable, "-m", f"benchmarks.peers.{module}", *arguments, *options]
-    serve = [*feast_recsys(), "-c", str(configuration and place.configuration.parent), "-f", configuration]
-    workers = ["--workers", "2"] if name == OURS_TWO else ["--workers", "1"] if workers_supported() else []
-    return [*serve, "serve", "--address", "127.0.0.1:0", *workers, *options]
+    if name == OURS_WHOLE:
+        configuration = str(world.configuration(place.store, place.items, whole=True))
+    workers = ["--workers", "2" if name == OURS_TWO else "1"] if workers_supported() else []
+    where = ["-c", str(place.configuration.parent), "-f", configuration]
+    return [*feast_recsys(), *where, "serve", "--address", "127.0.0.1:0", *workers, *options]
 
 
 def start(names: Sequence[str], place: Place, loader: Loader, stack: ExitStack) -> dict[str, Contender]:

@@ -7,12 +7,22 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.contenders import ECHO, OURS, OURS_TWO, RANKERS, Cores, Place, start, workers_supported
+from benchmarks.contenders import (
+    ECHO,
+    OURS,
+    OURS_TWO,
+    OURS_WHOLE,
+    RANKERS,
+    Cores,
+    Place,
+    start,
+    workers_supported,
+)  # fmt: skip
 from benchmarks.floors import Floors
 from benchmarks.load import Loader
 from benchmarks.processes import memory, start_redis
-from benchmarks.rounds import Cell, Pace, measure
-from benchmarks.traffic import rank_traffic, retrieve_traffic
+from benchmarks.rounds import WARM_UP, Cell, Pace, measure
+from benchmarks.traffic import Traffic, rank_traffic, retrieve_traffic
 from benchmarks.verify import same_ranks, same_retrieval
 from benchmarks.world import World
 
@@ -72,7 +82,7 @@ def measure_place(world: World, plan: Plan, pace: Pace, say: Say) -> dict[str, A
             _, address = start_redis(world.folder("redis"), world.logs, stack, [cores.load])
         place = Place(world, plan.store, plan.items, address, cores)
         loader = Loader(world.logs, stack, [cores.load])
-        names = [OURS, *([OURS_TWO] if workers_supported() and MANY in plan.concurrency else []), *RANKERS[1:], ECHO]
+        names = _names(world, plan)
         say(f"{plan.store}, {plan.items:,} items: starting {', '.join(names)} ...")
         contenders = start(names, place, loader, stack)
         paths = [place.configuration, world.ranker, world.encoders, world.bundle(plan.items)]
@@ -86,10 +96,27 @@ def measure_place(world: World, plan: Plan, pace: Pace, say: Say) -> dict[str, A
             for concurrency in plan.concurrency:
                 cell = Cell(plan.store, plan.items, traffic, concurrency)
                 say(f"measuring {cell.title} ...")
-                chosen = [n for n in names if traffic.method == "Rank" or n in (OURS, OURS_TWO, ECHO)]
-                chosen = [n for n in chosen if n != OURS_TWO or concurrency > 1]
-                turns = {name: contenders[name] for name in chosen}
+                turns = {name: c for name, c in contenders.items() if _takes_part(name, traffic, concurrency)}
                 cells.append(measure(cell, turns, loader, floors if concurrency == 1 else None, pace))
+        for contender in contenders.values():  # all workers have answered before their memory is read
+            loader.run(contender.address, max(ranks.values(), key=lambda t: t.candidates), MANY, WARM_UP)
         held = {name: [asdict(memory(pid)) for pid in c.pids()] for name, c in contenders.items()}
         where = {"store": plan.store, "items": plan.items}
         return {"cells": cells, "memory": {**where, "processes": held}, "difference": difference}
+
+
+def _names(world: World, plan: Plan) -> list[str]:
+    """Who is there: the whole graph only beside a split one, on the smallest catalogue."""
+    left_out = set()
+    if not workers_supported():
+        left_out.add(OURS_TWO)
+    if not world.is_split or plan.items != min(world.size.catalogues):
+        left_out.add(OURS_WHOLE)
+    return [name for name in (*RANKERS, ECHO) if name not in left_out]
+
+
+def _takes_part(name: str, traffic: Traffic, concurrency: int) -> bool:
+    """Peers only rank; a second worker has nothing to do at concurrency 1."""
+    if name == OURS_TWO:
+        return concurrency > 1
+    return traffic.method == "Rank" or name in (OURS, ECHO)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.contenders import ECHO, HANDWRITTEN, NAIVE, OURS, OURS_TWO
-from benchmarks.floors import ONNX_SPLIT
+from benchmarks.contenders import ECHO, HANDWRITTEN, NAIVE, OURS, OURS_TWO, OURS_WHOLE
 from benchmarks.rounds import ratio
 from rich.console import Console
 from rich.table import Table
 
 MIB = 2**20
-WIDTH = 150
+WIDTH = 172
 SATURATED = 0.9  # share of its core above which the load generator, not the server, may set the pace
 
 Result = Mapping[str, Any]
@@ -41,9 +40,18 @@ def print_report(result: Result, console: Console | None = None) -> None:
 
 def _cells(cells: Sequence[Result]) -> Table:
     table = Table(title="Every contender in every cell", title_justify="left")
-    table.add_column("who", no_wrap=True, min_width=62)
-    for name in ("p50 ms", "p99 ms", "calls/s", "per CPU s", "rate / naive", "p50 / hand", "p50 / floors"):
-        table.add_column(name, justify="right")
+    table.add_column("who", no_wrap=True)
+    for name in (
+        "p50 ms",
+        "p99 ms",
+        "calls/s",
+        "per CPU s",
+        "rate / naive",
+        "p50 / hand",
+        "p50 / floors",
+        "split floors",
+    ):
+        table.add_column(name, justify="right", no_wrap=True)
     for cell in cells:
         table.add_section()
         call = f"{cell['call']}({cell['candidates']})"
@@ -60,19 +68,14 @@ def _cells(cells: Sequence[Result]) -> Table:
 def _row(cell: Result, name: str, row: Result) -> list[str]:
     rows = cell["rows"]
     over_naive = _ratio(row, rows.get(NAIVE), "rate", 1) if name != ECHO else ""
-    over_hand = _ratio(row, rows.get(HANDWRITTEN), "p50", 2) if name in (OURS, OURS_TWO) else ""
-    over_floors = ""
-    if "floors_sum" in cell and name not in (ECHO,):
-        value, _, _ = ratio(row["rounds"]["p50"], cell["floors_sum"])
-        over_floors = f"{value:.2f}"
-        if ONNX_SPLIT in cell["floors"] and name == OURS:
-            value, _, _ = ratio(row["rounds"]["p50"], cell["floors_sum_split"])
-            over_floors += f" (split {value:.2f})"
+    over_hand = _ratio(row, rows.get(HANDWRITTEN), "p50", 2) if name in (OURS, OURS_WHOLE, OURS_TWO) else ""
+    over_floors = _over(row, cell.get("floors_sum")) if name != ECHO else ""
+    over_split = _over(row, cell.get("floors_sum_split")) if name == OURS else ""
     rate = f"{row['rate']:,.0f}" + ("*" if row["load_busy"] > SATURATED else "")
     who = f"  {name}" + (f" [red]{row['failed']} failed[/red]" if row["failed"] else "")
     return [
         who, f"{row['p50_ms']:.3f}", f"{row['p99_ms']:.3f}", rate, f"{row['per_cpu_second']:,.0f}",
-        over_naive, over_hand, over_floors,
+        over_naive, over_hand, over_floors, over_split,
     ]  # fmt: skip
 
 
@@ -81,6 +84,10 @@ def _ratio(row: Result, other: Result | None, what: str, digits: int) -> str:
         return ""
     value, low, high = ratio(row["rounds"][what], other["rounds"][what])
     return f"{value:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
+
+
+def _over(row: Result, floors: Sequence[float] | None) -> str:
+    return "" if floors is None else f"{ratio(row['rounds']['p50'], floors)[0]:.2f}"
 
 
 def _memory(places: Sequence[Result]) -> Table:

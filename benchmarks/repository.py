@@ -37,13 +37,18 @@ REDIS_VARIABLE = "BENCH_REDIS"
 _MOMENT = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
 
-def configuration_file(items: int) -> str:
-    """Name of the configuration for the catalogue of that size; all of them share registry, store and models."""
-    return f"feature_store.{items}.yaml"
+def write_configuration(folder: Path, store: str, catalogue: str, models: str, serving: Mapping[str, Any]) -> Path:
+    """Writes the configuration of one store and one catalogue into the store's folder, and returns its path.
 
+    All configurations of a store share its registry and its rows.
 
-def write_configuration(folder: Path, store: str, items: int, serving: Mapping[str, Any]) -> Path:
-    """Writes the configuration of one store and one catalogue into the store's folder, and returns its path."""
+    Args:
+        folder: The repository.
+        store: `redis` or `sqlite`.
+        catalogue: Names the folder of bundles, and the file.
+        models: Names the folder of exported models.
+        serving: Settings of the server.
+    """
     online: dict[str, Any] = {"type": "sqlite", "path": "online.db"}
     if store == "redis":
         online = {"type": "redis", "connection_string": f"${{{REDIS_VARIABLE}}}"}
@@ -58,14 +63,14 @@ def write_configuration(folder: Path, store: str, items: int, serving: Mapping[s
             "user": "user",
             "item": "item",
             "catalogue": ITEM_VIEW,
-            "models": "../models",
-            "bundles": f"../bundles/{items}",
+            "models": f"../{models}",
+            "bundles": f"../bundles/{catalogue}",
             "recommenders": {RECOMMENDER: {"retrieval": {"model": RETRIEVAL}, "ranking": {"model": RANKING}}},
             "serving": dict(serving),
         },
     }
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / configuration_file(items)
+    path = folder / f"feature_store.{catalogue}.yaml"
     path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     return path
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.contenders import OURS, OURS_TWO, RANKERS, Contender
+from benchmarks.contenders import OURS, RANKERS, Contender
 from benchmarks.floors import Floors
 from benchmarks.load import Loader
 from benchmarks.traffic import Traffic, read
@@ -29,7 +29,7 @@ def same_ranks(contenders: Mapping[str, Contender], loader: Loader, traffic: Tra
     Raises:
         Disagreement: names the contender, the item and both scores.
     """
-    rankers = [c for name, c in contenders.items() if name in (*RANKERS, OURS_TWO)]
+    rankers = [c for name, c in contenders.items() if name in RANKERS]
     largest = 0.0
     for request in read(traffic.path)[:REQUESTS]:
         expected = _scores(rankers[0], loader, request)

@@ -1,9 +1,9 @@
 """All that is on disk: models, repositories with filled stores, bundles. Made once, and again when inputs change.
 
 WORK/
-  models/            exported models
+  models/            exported models; models-whole/: the same without the split of the ranker, for comparison
   redis/, sqlite/    a Feast repository each; redis/dump.rdb is what Redis held when it was filled
-  bundles/ITEMS/     bundles of a catalogue of that size
+  bundles/ITEMS/     bundles of a catalogue of that size; ITEMS-whole/: with the models of models-whole
   requests/, logs/
 """
 
@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,9 +27,11 @@ from benchmarks.models import export_models
 from benchmarks.processes import ROOT, start_redis
 from benchmarks.repository import REDIS_VARIABLE, STORES, fill, write_configuration
 
+from feast_recsys.bundle.signature import Role, Signature
 from feast_recsys.bundle.store import current, history, point
 
 STAMP = "stamp.txt"
+MODELS, WHOLE_MODELS = "models", "models-whole"
 SERVING = {"address": "127.0.0.1:0", "metrics_address": "127.0.0.1:0", "store_timeout_ms": 2000, "drain_seconds": 2.0}
 
 
@@ -62,16 +66,21 @@ class World:
     @property
     def ranker(self) -> Path:
         """The exported ranking model."""
-        return self.work / "models" / RANKING
+        return self.work / MODELS / RANKING
 
     @property
     def encoders(self) -> Path:
         """The exported retrieval model."""
-        return self.work / "models" / RETRIEVAL
+        return self.work / MODELS / RETRIEVAL
 
-    def bundles(self, items: int) -> Path:
+    @property
+    def is_split(self) -> bool:
+        """Whether the exporter found something in the ranker to hoist."""
+        return Signature.load(self.ranker).graphs[Role.RANKER].split is not None
+
+    def bundles(self, items: int, *, whole: bool = False) -> Path:
         """Folder of bundles of one catalogue."""
-        return self.work / "bundles" / str(items)
+        return self.work / "bundles" / _catalogue(items, whole)
 
     def bundle(self, items: int) -> Path:
         """The bundle of one catalogue that is in service."""
@@ -81,9 +90,11 @@ class World:
         """The repository of one online store."""
         return self.work / store
 
-    def configuration(self, store: str, items: int) -> Path:
+    def configuration(self, store: str, items: int, *, whole: bool = False) -> Path:
         """Writes the configuration of one store and catalogue, and returns its path."""
-        return write_configuration(self.folder(store), store, items, SERVING)
+        return write_configuration(
+            self.folder(store), store, _catalogue(items, whole), WHOLE_MODELS if whole else MODELS, SERVING
+        )
 
 
 def build(work: Path, size: Size, stores: Sequence[str] = STORES, say: Callable[[str], None] = print) -> World:
@@ -95,20 +106,39 @@ def build(work: Path, size: Size, stores: Sequence[str] = STORES, say: Callable[
     world = World(work.absolute(), size)
     world.work.mkdir(parents=True, exist_ok=True)
     models = _inputs("models", ("bundle", "exporters"), ())
-    _once(world.work / "models", models, lambda: export_models(world.work / "models"), say)
-    first, last = min(size.catalogues), max(size.catalogues)
+    _once(world.work / MODELS, models, lambda: export_models(world.work / MODELS), say)
+    first = min(size.catalogues)
     for store in stores:
-        what = [size.users, size.pool, first]
-        _once(world.folder(store), _inputs("store", (), what), lambda s=store: _fill(world, s, first), say)  # type: ignore[misc]
+        inputs = _inputs("store", (), [size.users, size.pool, first])
+        _once(world.folder(store), inputs, partial(_fill, world, store, first), say)
     for items in size.catalogues:
-        made_of = _inputs("bundle", ("bundle", "jobs"), [items, models])
-        configuration = world.configuration(stores[0], items)
-        root = world.bundles(items)
-        _once(root, made_of, lambda c=configuration, r=root, n=items: publish_bundle(c, r, n), say)  # type: ignore[misc]
-        # A run that was cut short in the middle of a swap may have left the twin in service.
-        point(root, sorted(history(root))[0])
-    assert last >= first
+        _bundle(world, stores[0], items, models, say)
+    if world.is_split:
+        _once(world.work / WHOLE_MODELS, models, partial(_without_split, world), say)
+        _bundle(world, stores[0], first, models, say, whole=True)
     return world
+
+
+def _bundle(
+    world: World, store: str, items: int, models: str, say: Callable[[str], None], *, whole: bool = False
+) -> None:
+    root, configuration = world.bundles(items, whole=whole), world.configuration(store, items, whole=whole)
+    made_of = _inputs("bundle", ("bundle", "jobs"), [items, models])
+    _once(root, made_of, partial(publish_bundle, configuration, root, items), say)
+    # A run that was cut short in the middle of a swap may have left the twin in service.
+    point(root, sorted(history(root))[0])
+
+
+def _without_split(world: World) -> None:
+    folder = world.work / WHOLE_MODELS
+    shutil.copytree(world.work / MODELS, folder, dirs_exist_ok=True)
+    signature = Signature.load(folder / RANKING)
+    graph = signature.graphs[Role.RANKER]
+    replace(signature, graphs={Role.RANKER: replace(graph, split=None)}).save(folder / RANKING)
+
+
+def _catalogue(items: int, whole: bool) -> str:
+    return f"{items}-whole" if whole else str(items)
 
 
 def _fill(world: World, store: str, items: int) -> None:
@@ -118,15 +148,13 @@ def _fill(world: World, store: str, items: int) -> None:
     rows = (ids, content.rows_of(content.item_columns(items), ids))
     with ExitStack() as stack:
         if store == "redis":
-            import os
-
-            import redis
-
             _, address = start_redis(world.folder(store), world.logs, stack)
             os.environ[REDIS_VARIABLE] = address
             stack.callback(os.environ.pop, REDIS_VARIABLE)
         fill(world.folder(store), world.configuration(store, items), users, rows)
         if store == "redis":
+            import redis
+
             with redis.Redis(port=int(address.rpartition(":")[2])) as client:
                 client.save()
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from benchmarks import content
-from benchmarks.contenders import ECHO, HANDWRITTEN, NAIVE, OURS, Cores, Place, command, start, workers_supported
+from benchmarks.contenders import ECHO, NAIVE, OURS, Cores, Place, command, start, workers_supported
 from benchmarks.floors import ENCODER, INDEX, ONNX, READ, READ_HISTORY, Parts, measure
 from benchmarks.goals import goals
 from benchmarks.load import Loader
 from benchmarks.peers import echo
 from benchmarks.peers.handwritten import HandWritten
 from benchmarks.peers.naive import NaivePeer
-from benchmarks.processes import Died, cpu_seconds, memory, tree
+from benchmarks.processes import Child, Died, cpu_seconds, memory, tree
 from benchmarks.report import print_report
 from benchmarks.rounds import Cell, Pace, ratio
 from benchmarks.rounds import measure as measure_cell
@@ -167,10 +169,12 @@ def test_contenders_that_differ_are_found(world: World, place: Place, ours: Serv
             same_ranks(both, Forger(loader), traffic)
 
 
-def test_a_child_that_ends_is_told_with_the_end_of_its_log(world: World, place: Place) -> None:
-    with loading(world) as (loader, stack), pytest.raises(Died, match=r"ended; the end of .*No such file"):
-        nowhere = Place(World(world.work / "nowhere", SIZE), "sqlite", 300, None, place.cores)
-        start([HANDWRITTEN], nowhere, loader, stack)
+def test_a_child_that_ends_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
+    child = Child("broken", [sys.executable, "-c", "raise SystemExit('no such thing')"], tmp_path)
+    with pytest.raises(Died, match=r"broken ended; the end of .*broken.log:\nno such thing"):
+        child.listening(60)
+    child.stop()
+    assert child.process.returncode == 1
 
 
 def test_command_lines_name_what_each_contender_needs(place: Place) -> None:

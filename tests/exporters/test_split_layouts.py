@@ -1,4 +1,4 @@
-"""Whatever is put side by side in whatever order, the divided net gives what PyTorch gives."""
+"""Whatever is put side by side in whatever order and width: the divided graph gives what the whole graph gives."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.rankers import ITEM, SCORE, TOWN, VOCABULARIES, ranker, tower
-from torch import Tensor, nn
+from onnx import ModelProto
+from support.hand_made import HandMade
 
-from feast_recsys.bundle.columns import DType
-from feast_recsys.bundle.signature import Input, Side
+from feast_recsys.bundle.columns import Array, DType
+from feast_recsys.bundle.signature import Graph, Input, Side
 from feast_recsys.exporters.cases import Sampler
-from feast_recsys.exporters.inputs import to_torch
 from feast_recsys.exporters.split.ranker import split_ranker
 from feast_recsys.exporters.split.shapes import session
 
-FREE = Input("free", "product:free", Side.ITEM, DType.FLOAT32)
+INPUTS = (
+    Input("who", "customer:number", Side.USER, DType.INT64),
+    Input("what", "product:number", Side.ITEM, DType.INT64),
+    Input("score", "request:score", Side.ITEM, DType.FLOAT32),
+)
+KINDS = ("user", "item", "request", "product", "difference", "both")
+AFTER = ("nothing", "standardise", "relu", "lead", "square", "slice", "transposed")
 
 
 @dataclass(frozen=True)
@@ -30,83 +34,97 @@ class Segment:
     width: int
 
 
-SEGMENTS = st.builds(
-    Segment, st.sampled_from(["user", "item", "request", "product", "difference", "both"]), st.integers(1, 5)
+@dataclass(frozen=True)
+class Layout:
+    """Segments side by side, some in a concatenation of their own; what is done to all; and the product."""
+
+    segments: tuple[Segment, ...]
+    nested: int
+    after: str
+    expand: bool
+    gemm: bool
+
+
+SEGMENTS = st.builds(Segment, st.sampled_from(KINDS), st.integers(1, 9))
+LAYOUTS = st.builds(
+    Layout,
+    st.lists(SEGMENTS, min_size=1, max_size=6).map(tuple),
+    st.integers(0, 3),
+    st.sampled_from(AFTER),
+    st.booleans(),
+    st.booleans(),
 )
 
 
-class Layout(nn.Module):
-    """Segments side by side, some of them nested one level deeper, then what `after` says, then a tower."""
+def build(layout: Layout, seed: int) -> tuple[ModelProto, Graph]:
+    random, made = np.random.default_rng(seed), HandMade(*INPUTS)
 
-    def __init__(self, segments: list[Segment], nested: int, after: str, expand_first: bool) -> None:
-        super().__init__()
-        self.segments, self.nested, self.after, self.expand_first = segments, nested, after, expand_first
-        self.users = nn.ModuleList(nn.Embedding(4, s.width) for s in segments)
-        self.items = nn.ModuleList(nn.Embedding(31, s.width) for s in segments)
-        width = sum(s.width for s in segments)
-        self.register_buffer("mean", torch.linspace(-1, 1, width))
-        self.tower = tower(width, 7)
+    def weights(*shape: int) -> str:
+        return made.constant(random.normal(size=shape).astype(np.float32))
 
-    def forward(self, town: Tensor, item: Tensor, score: Tensor, free: Tensor) -> Tensor:
-        n, parts = item.shape[0], []
-        for segment, users, items in zip(self.segments, self.users, self.items, strict=True):
-            user, own = users(town), items(item)
-            if self.expand_first:
-                user = user.expand(n, -1)
-            asked = (score.clamp(-2, 2) + 0 * free.clamp(-2, 2)).unsqueeze(-1).expand(-1, segment.width)
-            parts.append(
-                {
-                    "user": user.expand(n, -1),
-                    "item": own,
-                    "request": asked,
-                    "product": user * own,
-                    "difference": user - own,
-                    "both": torch.tanh(user + own),
-                }[segment.kind]
-            )
-        cut = min(self.nested, len(parts))
-        x = torch.cat([torch.cat(parts[:cut], -1), *parts[cut:]], -1) if cut else torch.cat(parts, -1)
-        if self.after == "standardise":
-            x = (x - self.mean) / 2.0
-        elif self.after == "relu":
-            x = torch.relu(x)
-        elif self.after == "unsqueeze":
-            x = x.reshape(1, -1, x.shape[-1])
-        elif self.after == "square":
-            x = x * x
-        return torch.sigmoid(self.tower(x)).reshape(-1)
+    def row(name: str, width: int) -> str:
+        index = made.node("Mod", [name, made.constant(np.array(7))])
+        return made.node("Gather", [weights(7, width), index])
+
+    count = made.node("Shape", ["what"], start=0, end=1)
+    parts = []
+    for segment in layout.segments:
+        user, item, width = row("who", segment.width), row("what", segment.width), made.ints(segment.width)
+        repeated = made.node("Expand", [user, made.node("Concat", [count, width], axis=0)])
+        used = repeated if layout.expand else user
+        score = made.node("Clip", ["score", made.constant(np.float32(-2)), made.constant(np.float32(2))])
+        asked = made.node("Unsqueeze", [score, made.ints(1)])
+        parts.append({
+            "user": lambda repeated=repeated: repeated,
+            "item": lambda item=item: item,
+            "request": lambda asked=asked, n=segment.width: made.node("Mul", [asked, weights(n)]),
+            "product": lambda used=used, item=item: made.node("Mul", [used, item]),
+            "difference": lambda used=used, item=item: made.node("Sub", [item, used]),
+            "both": lambda used=used, item=item: made.node("Tanh", [made.node("Add", [used, item])]),
+        }[segment.kind]())  # fmt: skip
+    if layout.nested:
+        parts = [made.node("Concat", parts[: layout.nested], axis=-1), *parts[layout.nested :]]
+    x, width = made.node("Concat", parts, axis=1), sum(s.width for s in layout.segments)
+    if layout.after == "standardise":
+        x = made.node("Div", [made.node("Sub", [x, weights(width)]), made.constant(np.full(width, 2, np.float32))])
+    elif layout.after == "relu":
+        x = made.node("Relu", [x])
+    elif layout.after == "lead":
+        x = made.node("Reshape", [x, made.ints(1, -1, width)])
+    elif layout.after == "square":
+        x = made.node("Mul", [x, x])
+    elif layout.after == "slice" and width > 2:
+        x, width = made.node("Slice", [x, made.ints(1), made.ints(-1), made.ints(1)]), width - 2
+    elif layout.after == "transposed":
+        x = made.node("Transpose", [made.node("Transpose", [x], perm=[1, 0])], perm=[1, 0])
+    if layout.gemm and layout.after != "lead":
+        hidden = made.node("Gemm", [x, weights(6, width), weights(6)], transB=1, alpha=0.5, beta=2.0)
+    else:
+        hidden = made.node("Add", [made.node("MatMul", [x, weights(width, 6)]), weights(6)])
+    logits = made.node("MatMul", [made.node("Relu", [hidden]), weights(6, 1)])
+    return made.end(made.node("Reshape", [logits, made.ints(-1)]))
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    segments=st.lists(SEGMENTS, min_size=1, max_size=6),
-    nested=st.integers(0, 3),
-    after=st.sampled_from(["nothing", "standardise", "relu", "unsqueeze", "square"]),
-    expand_first=st.booleans(),
-    seed=st.integers(0, 3),
-)
-def test_any_layout_gives_what_pytorch_gives(
-    segments: list[Segment], nested: int, after: str, expand_first: bool, seed: int
-) -> None:
-    torch.manual_seed(seed)
-    made = ranker(Layout(segments, nested, after, expand_first), (TOWN, ITEM, SCORE, FREE))
-    result = split_ranker(made.model, made.graph, VOCABULARIES, tolerance=1e-5)
-    assert "dropped" not in result.metadata
+def run(content: bytes, feed: dict[str, Array]) -> dict[str, Array]:
+    opened = session(onnx.load_from_string(content))
+    names = [node.name for node in opened.get_outputs()]
+    return dict(zip(names, opened.run(names, {n.name: feed[n.name] for n in opened.get_inputs()}), strict=True))
+
+
+@settings(deadline=None, max_examples=60)
+@given(layout=LAYOUTS, seed=st.integers(0, 100))
+def test_any_layout_gives_what_the_whole_gives(layout: Layout, seed: int) -> None:
+    model, graph = build(layout, seed)
+    result = split_ranker(model, graph, {}, tolerance=1e-5)
     facts = result.metadata
+    assert "dropped" not in facts
     if result.split is None:
-        assert {s.kind for s in segments} <= {"user", "request"}
+        assert {s.kind for s in layout.segments} <= {"user", "request"}
         return
     assert facts["flops_per_candidate"]["served"] <= facts["flops_per_candidate"]["whole"]
-    models = {name: session(onnx.load_from_string(content)) for name, content in result.files.items()}
-    feed = Sampler(made.graph, VOCABULARIES, seed + 50).feed(9, 1)
-    given_ = dict(feed)
+    feed = Sampler(graph, {}, seed + 50).feed(9, 1)
+    given = dict(feed) | {result.split.count or "unused": np.array([9])}
     for part in (result.split.user, result.split.item):
-        if part is not None:
-            outputs = models[part.file].run([p.name for p in part.outputs], {n: feed[n] for n in part.inputs})
-            given_ |= {p.name: value for p, value in zip(part.outputs, outputs, strict=True)}
-    given_[result.split.count or "unused"] = np.array([9])
-    cross = models[result.split.cross.file]
-    actual = cross.run(["probability"], {node.name: given_[node.name] for node in cross.get_inputs()})[0]
-    with torch.no_grad():
-        expected = made.module(**to_torch(feed, made.graph, VOCABULARIES)).numpy()
-    np.testing.assert_allclose(actual, expected, atol=1e-5)
+        given |= run(result.files[part.file], feed) if part is not None else {}
+    actual = run(result.files[result.split.cross.file], given)["probability"]
+    np.testing.assert_allclose(actual, run(model.SerializeToString(), feed)["probability"], atol=1e-5)

@@ -84,6 +84,11 @@ def opened(folder: Path, redis: str | None) -> Repo:
     return repo
 
 
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory: pytest.TempPathFactory) -> Repo:
+    return opened(tmp_path_factory.mktemp("request"), None)
+
+
 ALL = ["by_python:product", "recent:clicks", "by_pandas:price", "by_python:joined"]
 
 
@@ -97,8 +102,7 @@ def test_values_of_the_request_reach_on_demand_views(tmp_path: Path, redis_or_no
     assert columns["recent:clicks"].to_list() == [20, 10, None]
 
 
-def test_equal_users_with_different_requests_stay_apart(tmp_path: Path) -> None:
-    repo = opened(tmp_path, None)
+def test_equal_users_with_different_requests_stay_apart(repo: Repo) -> None:
     reader = OnlineReader(repo, compile_plan(repo, ["by_pandas:price", "recent:clicks"], Side.USER))
     columns = reader.read([1, 1, 1], {"discount": [1.0, 2.0, 3.0]})
     assert columns["by_pandas:price"].to_list() == [10.0, 20.0, 30.0]
@@ -118,8 +122,7 @@ def test_as_feast_answers_for_the_service(tmp_path: Path, redis_or_none: str | N
     np.testing.assert_array_equal(columns["by_pandas:price"].values, prices)
 
 
-def test_an_alias_of_an_on_demand_view(tmp_path: Path) -> None:
-    repo = opened(tmp_path, None)
+def test_an_alias_of_an_on_demand_view(repo: Repo) -> None:
     plan = compile_service_plan(repo, "renamed")
     assert plan.references == ("mine:clicks", "cheap:price")
     assert [schema.reference for schema in service_schemas(repo, "renamed")] == list(plan.references)
@@ -128,8 +131,7 @@ def test_an_alias_of_an_on_demand_view(tmp_path: Path) -> None:
     assert columns["mine:clicks"].to_list() == [10]
 
 
-def test_a_plan_tells_what_it_needs_of_the_request(tmp_path: Path) -> None:
-    repo = opened(tmp_path, None)
+def test_a_plan_tells_what_it_needs_of_the_request(repo: Repo) -> None:
     fields = compile_plan(repo, ALL, Side.USER).request_fields
     assert fields == {
         "size": RequestField("size", ValueKind(DType.INT64, False, "int64_val"), "by_python"),
@@ -140,8 +142,7 @@ def test_a_plan_tells_what_it_needs_of_the_request(tmp_path: Path) -> None:
     assert feature_schema(repo, "by_python:product").join_keys == ("user_id",)
 
 
-def test_such_a_plan_has_no_reader_for_the_request_thread(tmp_path: Path) -> None:
-    repo = opened(tmp_path, None)
+def test_such_a_plan_has_no_reader_for_the_request_thread(repo: Repo) -> None:
     assert user_reader(repo, compile_plan(repo, ALL, Side.USER)) is None
     assert user_reader(repo, compile_plan(repo, ["recent:clicks"], Side.USER)) is not None
 
@@ -159,10 +160,7 @@ def test_such_a_plan_has_no_reader_for_the_request_thread(tmp_path: Path) -> Non
         ({"words": [[], [], []]}, "words", "'words'.*empty list"),
     ],
 )
-def test_what_is_wrong_with_a_request_is_named(
-    tmp_path: Path, change: dict[str, Any], field: str, message: str
-) -> None:
-    repo = opened(tmp_path, None)
+def test_what_is_wrong_with_a_request_is_named(repo: Repo, change: dict[str, Any], field: str, message: str) -> None:
     reader = OnlineReader(repo, compile_plan(repo, ALL, Side.USER))
     request = {name: values for name, values in (REQUEST | change).items() if values is not None}
     with pytest.raises(InvalidArgument, match=message) as caught:
@@ -170,8 +168,7 @@ def test_what_is_wrong_with_a_request_is_named(
     assert caught.value.field == field
 
 
-def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
-    repo = opened(tmp_path, None)
+def test_numbers_of_numpy_are_numbers(repo: Repo) -> None:
     reader = OnlineReader(repo, compile_plan(repo, ["by_python:product", "by_pandas:price"], Side.USER))
     request = {"size": np.array([2]), "discount": np.array([1], np.float32), "words": [np.array(["a"], object)]}
     columns = reader.read([1], request)
@@ -179,13 +176,17 @@ def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
     assert columns["by_pandas:price"].to_list() == [10.0]
 
 
+def halved(inputs: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({"price": inputs["clicks"].fillna(0) * 0.5})
+
+
 def add_on_demand(repo: Repo, name: str, source: str, fields: list[Field]) -> None:
     view = OnDemandFeatureView(
         name=name,
         sources=[repo.store.get_feature_view(source), RequestSource(name=f"{name}_request", schema=fields)],
         schema=[Field(name="price", dtype=Float64)],
-        udf=discounted,
-        udf_string="discounted",
+        udf=halved,
+        udf_string="halved",
         mode="pandas",
     )
     repo.store.apply([view])

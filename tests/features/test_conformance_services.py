@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.conformance_world import SHOPS, STALE, USERS, conformance_world
@@ -13,7 +15,7 @@ from support.oracle import Read, Rows, assert_as_feast, assert_same, read_one_by
 from feast_recsys.bundle.errors import InvalidArgument
 from feast_recsys.features.plan import compile_service_plan
 from feast_recsys.features.reader import OnlineReader
-from feast_recsys.features.repo import Repo
+from feast_recsys.features.repo import Repo, open_repo
 from feast_recsys.features.user_reader import user_reader
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -148,3 +150,17 @@ def test_abandoned_reads_do_no_harm(repo: Repo) -> None:
         assert reader is not None
         reader.begin({"user_id": 3, "shop_id": ""})
         assert_same(reader.begin({"user_id": 2, "shop_id": "north"}).result(5.0), expected)
+
+
+@pytest.mark.parametrize("options", ["decode_responses=true", "protocol=3"])
+def test_replies_to_several_commands_whatever_the_client_makes_of_them(
+    repos: dict[str, Repo], tmp_path: Path, options: str
+) -> None:
+    plain = repos["redis"]
+    document = yaml.safe_load((plain.path / "feature_store.yaml").read_text())
+    document["online_store"]["connection_string"] += f",{options}"
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(document))
+    other = open_repo(plain.path, tmp_path / "other.yaml")
+    rows = {"user_id": [1, 2, 999], "shop_id": ["north", "", "x"]}
+    plans = [compile_service_plan(repo, "everything") for repo in (plain, other)]
+    assert_same(read_one_by_one(other, plans[1], rows), read_together(plain, plans[0], rows))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -288,3 +291,30 @@ def test_other_clients_have_no_such_reader(stored: Repo, tmp_path: Path) -> None
     repo = reopened(stored, tmp_path, address)
     repo.store.config.online_store.client = "glide"
     assert user_reader(repo, compile_plan(repo, REFERENCES, Side.USER)) is None
+
+
+def test_a_sentinel_leads_to_the_master(stored: Repo, tmp_path: Path, redis_server: str) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    host, _, master = redis_server.partition(":")
+    file = tmp_path / "sentinel.conf"
+    file.write_text(f"port {port}\nbind 127.0.0.1\ndir {tmp_path}\nsentinel monitor mymaster {host} {master} 1\n")
+    program = shutil.which("redis-server")
+    assert program is not None
+    process = subprocess.Popen([program, str(file), "--sentinel"], stdout=subprocess.DEVNULL)
+    try:
+        repo = reopened(stored, tmp_path, f"127.0.0.1:{port}")
+        repo.store.config.online_store.redis_type = "redis_sentinel"
+        reader = reader_of(repo)
+        deadline = time.monotonic() + 30
+        while True:  # until the sentinel listens
+            try:
+                assert_of(6, reader.begin({"user_id": 6}).result(5.0))
+                break
+            except OnlineStoreUnavailable:
+                assert time.monotonic() < deadline
+        assert_of(7, reader.begin({"user_id": 7}).result(5.0))
+    finally:
+        process.terminate()
+        process.wait()

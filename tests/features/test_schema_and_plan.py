@@ -17,7 +17,7 @@ from support.feature_types import EVERY_TYPE
 from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import InvalidRepository
 from feast_recsys.bundle.signature import Side
-from feast_recsys.features.plan import ViewPlan, compile_plan
+from feast_recsys.features.plan import ViewPlan, compile_plan, compile_service_plan
 from feast_recsys.features.repo import Repo, open_repo
 from feast_recsys.features.schema import FeatureSchema, feature_schema, service_schemas
 
@@ -110,6 +110,55 @@ def test_a_service_that_pins_a_version_is_refused(repo: Repo) -> None:
     repo.store.apply([FeatureService(name="pinning", features=[view])])
     with pytest.raises(InvalidRepository, match=r"'pinning' pins the version of view 'profile'"):
         service_schemas(repo, "pinning")
+
+
+def test_a_service_lists_aliases_by_their_names_and_keys(repo: Repo) -> None:
+    view = repo.store.get_feature_view("profile")
+    friend = view.with_name("friend").with_join_key_map({"user_id": "friend_id"})
+    repo.store.apply([FeatureService(name="aliased", features=[friend, view.with_name("own")])])
+    schemas = service_schemas(repo, "aliased")
+    assert [(schema.reference, schema.side, schema.join_keys) for schema in schemas] == [
+        ("friend:age", Side.USER, ("friend_id",)),
+        ("friend:words", Side.USER, ("friend_id",)),
+        ("own:age", Side.USER, ("user_id",)),
+        ("own:words", Side.USER, ("user_id",)),
+    ]
+    assert feature_schema(repo, "friend:words", "aliased") == schemas[1]
+    plan = compile_plan(repo, ["friend:words", "profile:age"], Side.USER, "aliased")
+    assert [(view.name, view.view) for view in plan.views] == [("friend", "profile"), ("profile", "profile")]
+    assert list(plan.join_keys) == ["friend_id", "user_id"]
+    with pytest.raises(InvalidRepository, match="no feature view 'friend'"):
+        compile_plan(repo, ["friend:words"], Side.USER)
+
+
+def test_an_item_under_another_join_key_is_not_the_candidate(repo: Repo) -> None:
+    """Such as the item that the user looks at: it comes with the request, one for all candidates."""
+    stats = repo.store.get_feature_view("stats")
+    current = stats.with_name("current").with_join_key_map({"item_id": "current_id"})
+    repo.store.apply([FeatureService(name="page", features=[current, stats])])
+    assert [(s.reference, s.side) for s in service_schemas(repo, "page")] == [
+        ("current:score", Side.USER),
+        ("stats:score", Side.ITEM),
+    ]
+    assert list(compile_plan(repo, ["current:score"], Side.USER, "page").join_keys) == ["current_id"]
+    with pytest.raises(InvalidRepository, match="'current' belongs to"):
+        compile_plan(repo, ["current:score"], Side.ITEM, "page")
+
+
+def test_two_views_under_one_name_are_refused(repo: Repo) -> None:
+    view = repo.store.get_feature_view("profile")
+    friend = view[["words"]].with_join_key_map({"user_id": "friend_id"})
+    repo.store.apply([FeatureService(name="twice", features=[view[["age"]], friend])])
+    with pytest.raises(InvalidRepository, match=r"'twice' has two views under the name 'profile'.*with_name"):
+        service_schemas(repo, "twice")
+
+
+def test_a_plan_of_a_service_has_all_of_it(repo: Repo) -> None:
+    plan = compile_service_plan(repo, "both")
+    assert plan.references == ("stats:score", "profile:words", "profile:age")
+    assert plan.side is None
+    assert plan.key is None
+    assert {column: key.entity for column, key in plan.join_keys.items()} == {"item_id": "item", "user_id": "user"}
 
 
 def test_a_plan_holds_what_a_read_needs(repo: Repo) -> None:

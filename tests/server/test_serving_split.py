@@ -9,11 +9,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.serving import counted, failure, not_yet_ready, serving
+from support.serving import counted, failure, not_yet_ready, serving, wait_for
 from support.serving_bundle import Oracle, alter_signature, best, publish_bundle
 from support.serving_world import USERS, build_world
 
@@ -255,3 +256,20 @@ def test_callers_at_the_same_time_get_their_own_rows(tmp_path):
         replies = list(callers.map(lambda a: stub.Rank(rank(a[0], a[1])), asked))
     for (user, items), reply in zip(asked, replies, strict=True):
         assert_scores(reply, {i: wanted[user][i] for i in items})
+
+
+def test_a_device_that_is_not_there_is_refused_with_a_remedy(tmp_path, caplog):
+    """Where ONNX Runtime has CUDA and a GPU, the same server gives the same answers on it."""
+    world = build_world(tmp_path, serving={"device": "cuda"})
+    oracle = Oracle(world, publish_bundle(world))
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        with serving(world) as (_, stub):
+            reply = stub.Rank(rank(1, TEN))
+        user = oracle.user("1")
+        wanted = {i: oracle.probability(user, i) for i in TEN}
+        np.testing.assert_allclose(reply.scores, [wanted[i] for i in reply.item_ids], atol=1e-3)
+        return
+    with not_yet_ready(world) as server:
+        wait_for(lambda: counted(server, "bundle_failures_total") >= 1, "the refusal")
+    assert "recsys.serving.device is cuda" in caplog.text
+    assert "pip install onnxruntime-gpu" in caplog.text

@@ -192,9 +192,11 @@ def mapped(pid: int) -> set[str]:
 
 def test_a_corrupt_bundle_is_refused_once_for_all_and_the_old_one_stays(server, world):
     good = current(world)
-    bad = publish_bundle(world, seed=9)
+    bad = swap(server, world, seed=9)
+    swaps = server.count("bundle_swaps_total")
     point(world.bundles, good)
-    wait_for(lambda: settled(server, good), "the good bundle")
+    wait_for(lambda: server.count("bundle_swaps_total") >= swaps + 2, "both workers to go back")
+    assert settled(server, good)
     path = world.bundles / bad / "vectors.npy"
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

@@ -17,7 +17,7 @@ from feast_recsys.bundle.errors import RecsysError
 from feast_recsys.features.settings import Serving
 from feast_recsys.server import supervisor
 from feast_recsys.server.exposition import read_folder
-from feast_recsys.server.worker import LISTENING
+from feast_recsys.server.supervisor import LISTENING
 
 folder = Path(sys.argv[1])
 logging.basicConfig(level="INFO", format="%(processName)s %(message)s")
@@ -33,7 +33,7 @@ def attempts(name):
 def listening():
     print("listening", flush=True)
 
-watched = supervisor.Supervisor(Serving(workers=2), folder / "bundles", folder, None, listening)
+watched = supervisor.Supervisor(Serving(workers=2, drain_seconds=0.1), folder / "bundles", folder, None, listening)
 watched.start()
 try:
     print("run:", watched.run(work))
@@ -134,13 +134,13 @@ def test_a_signal_that_comes_before_a_worker_is_ready_for_it_is_not_lost(tmp_pat
         assert life.over(20)
     """
     out, log = supervise(tmp_path, work)
-    assert out[1] == "run: None"
+    assert "run: None" in out
     assert "failed" not in log
 
 
 def test_a_worker_that_does_not_drain_is_killed_in_the_end(tmp_path):
     work = """
-    supervisor.OVERDUE_SECONDS = -9.5  # of the 10 s that draining may take
+    supervisor.OVERDUE_SECONDS = 2.0
     def work(seat, report, life):
         life.begin(heed_sigterm=True)
         os.write(report, LISTENING)
@@ -152,5 +152,5 @@ def test_a_worker_that_does_not_drain_is_killed_in_the_end(tmp_path):
                 life.over(1)
     """
     out, log = supervise(tmp_path, work)
-    assert out[1] == "run: None"
+    assert "run: None" in out
     assert "worker-1 does not end; it is killed" in log

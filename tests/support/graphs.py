@@ -19,7 +19,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from feast_recsys.bundle.columns import DType
-from feast_recsys.bundle.signature import Graph, Input, Role, Signature, Stage
+from feast_recsys.bundle.signature import Graph, Input, Role, Side, Signature, Stage
 from feast_recsys.bundle.vocabulary import Vocabulary
 
 ONNX_TYPES = {
@@ -102,7 +102,7 @@ def graph(
         parts.append(f"{name}_part" if spec.is_list else f"{name}_vector")
     total = output if not ranker else "total"
     nodes.append(helper.make_node("Sum", parts, [total]))
-    shape: list[Any] = ["B", dimension]
+    shape: list[Any] = ["N" if all(spec.side is Side.ITEM for spec in inputs) else "B", dimension]
     if ranker:
         shape = ["N"]
         constants.append(numpy_helper.from_array(np.array([1], np.int64), "columns"))
@@ -123,7 +123,8 @@ def graph(
 
 def input_info(spec: Input, dtype: DType | None = None, rank: int | None = None) -> Any:
     """The graph's declaration of an input, right or, by the last two arguments, wrong."""
-    dimensions = ["B", f"L_{spec.name}"][: rank or (2 if spec.is_list else 1)]
+    # A ranker has one user and many items: sizes of one name must be equal.
+    dimensions = ["N" if spec.side is Side.ITEM else "B", f"L_{spec.name}"][: rank or (2 if spec.is_list else 1)]
     return helper.make_tensor_value_info(spec.name, ONNX_TYPES[dtype or spec.dtype], dimensions)
 
 

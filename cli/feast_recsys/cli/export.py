@@ -184,10 +184,11 @@ def _split(facts: Mapping[str, Any]) -> str:
         f"{lookups['served']} lookups per candidate, {facts['item_columns_bytes']} bytes per item kept"
     )
     if "cost" in facts:
-        cost = facts["cost"]
+        cost, weights = facts["cost"], "int8" if facts["quantize"] == "int8" else "float32"
         text += (
-            f"; {facts['quantize']} weights and {facts['item_columns']} item columns change the probability by "
-            f"{cost['mean']:.1e} on average, {cost['largest']:.1e} at most, and the order of {cost['discordant']:.2%} of pairs"
+            f"; {weights} weights and {facts['item_columns']} item columns change the probability by "
+            f"{cost['mean']:.1e} on average, {cost['largest']:.1e} at most, "
+            f"and the order of {cost['discordant']:.2%} of pairs"
         )
     return text
 

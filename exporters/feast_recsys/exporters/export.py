@@ -55,8 +55,8 @@ def export_model(
 ) -> Signature:
     """Turns torch modules into an exported model, proved equal to them.
 
-    A ranker is written as a whole and, where that saves work for each candidate, in three parts as well: what depends on
-    the user, on the item, and on both.
+    A ranker is written as a whole and, where that saves work for each candidate, in three parts as well: what depends
+    on the user, on the item, and on both.
 
     The folder appears whole or not at all. An exported model that is there already is replaced by two renames
     once the new one is proved; any failure leaves it as it was.

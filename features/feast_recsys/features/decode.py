@@ -180,8 +180,7 @@ def _convert(slot: Slot, stored: str, value: Any) -> Any:
     """A value that was written before the feature's type changed, or that a remote store typed anew."""
     elements = list(value.val) if hasattr(value, "val") else [value]
     if hasattr(value, "val") is slot.kind.is_list and all(_fits(slot.kind.dtype, x) for x in elements):
-        kind = {DType.INT64: int, DType.FLOAT32: _float32, DType.BOOL: bool, DType.STRING: str}[slot.kind.dtype]
-        converted = [kind(x) for x in elements]
+        converted = [_KINDS[slot.kind.dtype](x) for x in elements]
         return converted if slot.kind.is_list else converted[0]
     raise InvalidRepository(
         f"{slot.reference} is declared as {slot.kind.field} but the online store holds {stored}; "
@@ -202,3 +201,11 @@ def _fits(dtype: DType, value: Any) -> bool:
 
 def _float32(value: float) -> float:
     return float(narrow(np.array([value], np.float64))[0])
+
+
+_KINDS: dict[DType, Callable[[Any], Any]] = {
+    DType.INT64: int,
+    DType.FLOAT32: _float32,
+    DType.BOOL: bool,
+    DType.STRING: str,
+}

@@ -13,13 +13,9 @@ from feast_recsys.features.feast_api import EntityKeyMessage
 from feast_recsys.features.keys import Key, KeyColumn, key_message, missing_key
 from feast_recsys.features.plan import ReadPlan, ViewPlan
 from feast_recsys.features.repo import Repo
-from feast_recsys.features.rows import Rows, ViewDecoder, unavailable
+from feast_recsys.features.request_values import NO_REQUEST
+from feast_recsys.features.rows import LARGEST_READ, Rows, ViewDecoder, unavailable
 from feast_recsys.features.through_feast import FeastRead, group_by_call
-
-# SQLite takes 32,766 keys in one statement unless built otherwise.
-_LARGEST_READ = 10_000
-
-NO_REQUEST: Mapping[str, Any] = {}
 
 
 class OnlineReader:
@@ -92,7 +88,7 @@ class OnlineReader:
         positions: dict[Key, int] = {}
         taken = [positions.setdefault(row, len(positions)) for row in rows]
         messages = [key_message(keys, row) for row in positions]
-        chunks = [messages[at : at + _LARGEST_READ] for at in range(0, len(messages), _LARGEST_READ)] or [[]]
+        chunks = [messages[at : at + LARGEST_READ] for at in range(0, len(messages), LARGEST_READ)] or [[]]
         columns: dict[str, Column] = {}
         for view, decoder in views:
             parts = [decoder.decode(self._read_view(view, chunk)) for chunk in chunks]

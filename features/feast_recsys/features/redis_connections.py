@@ -114,7 +114,7 @@ class Opening:
         self._owner, self._connection, self._error = owner, connection, error
         self._lock = threading.Lock()
         self._done = threading.Event()
-        self._abandoned = False
+        self._abandoned = self._taken = False
         if error is not None:
             self._done.set()
 
@@ -127,8 +127,8 @@ class Opening:
             self._owner.drop(self._connection)
         with self._lock:
             self._done.set()
-            if self._abandoned and self._error is None:
-                self._owner.give_back(self._connection)
+        if self._abandoned:
+            self.abandon()
 
     def wait(self, timeout: float) -> Connection:
         """The open connection.
@@ -138,22 +138,26 @@ class Opening:
             OnlineStoreUnavailable: there are as many connections as there may be, and all are in use.
             Exception: what the attempt raised.
         """
-        if not self._done.wait(timeout) and not self._abandon():
+        self._done.wait(timeout)
+        if not self._take():
             raise redis.TimeoutError("the connection was not open in time")
         if self._error is not None:
             raise self._error
         return self._connection
 
     def abandon(self) -> None:
-        """Nobody will wait: the connection goes to the next read."""
-        if self._abandon() and self._error is None:
+        """Nobody will wait: the connection goes to the next read, as soon as it is open."""
+        if self._take() and self._error is None:
             self._owner.give_back(self._connection)
 
-    def _abandon(self) -> bool:
-        """Marks it; whether it was done already."""
+    def _take(self) -> bool:
+        """Whether there is an outcome to take, which one alone can do. If not yet, the thread that opens takes it."""
         with self._lock:
             self._abandoned = True
-            return self._done.is_set()
+            if self._taken or not self._done.is_set():
+                return False
+            self._taken = True
+            return True
 
 
 def connections_of(client: redis.Redis, limit: int) -> RedisConnections:

@@ -23,9 +23,9 @@ from feast_recsys.features.keys import KeyColumn, coerce_row, key_serializer
 from feast_recsys.features.plan import ReadPlan, ViewPlan
 from feast_recsys.features.redis_connections import Connection, Opening, RedisConnections, connections_of
 from feast_recsys.features.repo import Repo
+from feast_recsys.features.request_values import NO_REQUEST
 from feast_recsys.features.row_decoder import RowDecoder
 from feast_recsys.features.rows import unavailable, unix_seconds
-from feast_recsys.features.user_reader import NO_REQUEST
 
 _UNSET = Value()
 # Below it `online_read`, which goes through a float and a datetime, keeps the second.
@@ -145,18 +145,18 @@ class RedisPending:
                 raise
             except redis.ConnectionError:  # it died while it was idle, which only a read shows
                 self._drop()
-                self._opening = self._reader.connections.open()
-        opening, self._opening = self._opening, None
-        assert opening is not None
+        opening = self._opening or self._reader.connections.open()
+        self._opening = None
         self._connection = connection = opening.wait(max(deadline - time.monotonic(), 0.0))
         connection.send_packed_command([self._packed], check_health=False)
         return self._receive(connection, deadline)
 
     def _receive(self, connection: Connection, deadline: float) -> list[Any]:
+        # Only the first wait asks whether something came: with replies at hand the question itself would decode one.
+        if not connection.can_read(max(deadline - time.monotonic(), 0.0)):
+            raise redis.TimeoutError("no answer in time")
         replies = []
         for _ in self._reader.commands:
-            if not connection.can_read(max(deadline - time.monotonic(), 0.0)):
-                raise redis.TimeoutError("no answer in time")
             connection.update_current_socket_timeout(max(deadline - time.monotonic(), 0.001))
             replies.append(connection.read_response(disable_decoding=True))
         self._connection = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ import numpy as np
 from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import InvalidArgument
 from feast_recsys.features.plan import RequestField
+
+NO_REQUEST: Mapping[str, Any] = MappingProxyType({})
+"""What a read is given of a request where nobody needs any of it."""
 
 _INTEGERS = (int, np.integer)
 _NUMBERS = (int, float, np.integer, np.floating)

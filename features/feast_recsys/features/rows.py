@@ -16,6 +16,9 @@ from feast_recsys.features.feast_api import Value
 from feast_recsys.features.plan import ViewPlan
 from feast_recsys.features.row_decoder import RowDecoder
 
+LARGEST_READ = 10_000
+"""Keys in one read: SQLite takes 32,766 in one statement unless built otherwise."""
+
 Rows = Sequence[tuple[datetime | None, dict[str, Value] | None]]
 """What `OnlineStore.online_read` returns."""
 

@@ -106,8 +106,9 @@ class Serving(_Section):
     """Calls that one worker answers at the same time."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where ONNX Runtime runs query encoders and rankers; `cuda` needs `onnxruntime-gpu`."""
-    batch_candidates: Annotated[int, Field(ge=0)] = 0
-    """Most candidates of several callers in one run of a split ranker; 0 runs each call alone."""
+    batch_candidates: Annotated[int, Field(ge=0)] | None = None
+    """Most candidates of several callers in one run of a split ranker; 0 runs each call alone. None is 8192 on `cuda`
+    and 0 on `cpu`, where batches don't pay."""
     max_top_k: Positive = 1000
     """Largest `top_k` of Retrieve and Recommend."""
     max_candidates: Positive = 2000

@@ -25,9 +25,9 @@ from feast_recsys.features.feast_api import OnlineStore, Value, compute_table_id
 from feast_recsys.features.keys import KeyColumn, coerce_row, key_serializer
 from feast_recsys.features.plan import ReadPlan
 from feast_recsys.features.repo import Repo
+from feast_recsys.features.request_values import NO_REQUEST
 from feast_recsys.features.row_decoder import RowDecoder
 from feast_recsys.features.rows import unavailable, unix_seconds
-from feast_recsys.features.user_reader import NO_REQUEST
 
 _shared: weakref.WeakKeyDictionary[OnlineStore, SqliteConnections] = weakref.WeakKeyDictionary()
 _shared_lock = threading.Lock()

@@ -16,9 +16,7 @@ from feast_recsys.features.keys import Key
 from feast_recsys.features.plan import ReadPlan, ViewPlan
 from feast_recsys.features.repo import Repo
 from feast_recsys.features.request_values import request_columns
-from feast_recsys.features.rows import stale_rows, unavailable
-
-_LARGEST_READ = 10_000
+from feast_recsys.features.rows import LARGEST_READ, stale_rows, unavailable
 
 
 def group_by_call(views: Sequence[ViewPlan]) -> list[tuple[ViewPlan, ...]]:
@@ -72,8 +70,8 @@ class FeastRead:
         taken = [positions.setdefault(key, len(positions)) for key in keys]
         unique = list(positions)
         parts = []
-        for at in range(0, len(unique), _LARGEST_READ) or [0]:
-            chunk = unique[at : at + _LARGEST_READ]
+        for at in range(0, len(unique), LARGEST_READ) or [0]:
+            chunk = unique[at : at + LARGEST_READ]
             parts.append(self._call({name: [key[i] for key in chunk] for i, name in enumerate(rows)}, {}, len(chunk)))
         columns = self._concatenate(parts)
         if len(unique) < n:

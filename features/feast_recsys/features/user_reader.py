@@ -12,8 +12,7 @@ from typing import Any, Protocol
 from feast_recsys.bundle.columns import Column
 from feast_recsys.features.plan import ReadPlan
 from feast_recsys.features.repo import Repo
-
-NO_REQUEST: Mapping[str, Any] = {}
+from feast_recsys.features.request_values import NO_REQUEST
 
 
 class Pending(Protocol):

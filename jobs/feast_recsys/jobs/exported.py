@@ -102,14 +102,14 @@ def misfits(repo: Repo, model: ExportedModel) -> Iterator[RecsysError]:
             where = f"model {model.name!r}, {role.value}, input {spec.name!r}"
             yield from _vocabulary_misfits(model, spec, where)
             try:
-                problem = _source_misfit(repo, spec)
+                problem = _source_misfit(repo, spec, graph.feature_service)
             except RecsysError as error:
                 problem = error.message
             if problem:
                 yield InvalidRepository(f"{where}: {problem}", field=spec.feature)
 
 
-def _source_misfit(repo: Repo, spec: Input) -> str:
+def _source_misfit(repo: Repo, spec: Input, feature_service: str | None) -> str:
     """What is wrong with where an input comes from; empty if nothing is."""
     if spec.source == "request":
         return ""
@@ -121,7 +121,7 @@ def _source_misfit(repo: Repo, spec: Input) -> str:
     elif spec.side is Side.CONTEXT:
         return f"it is of side context but bound to the feature {spec.feature}; bind it to request:<name>"
     else:
-        schema = feature_schema(repo, spec.feature)
+        schema = feature_schema(repo, spec.feature, feature_service)
         if schema.side is not spec.side:
             return f"{spec.feature} is a feature of the {schema.side.value}, the signature says {spec.side.value}"
         have, is_list = schema.dtype, schema.is_list

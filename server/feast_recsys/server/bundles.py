@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from feast_recsys.bundle.errors import CorruptArtifact, RecsysError
 from feast_recsys.bundle.manifest import MANIFEST_FILE
+from feast_recsys.bundle.runtime import Execution
 from feast_recsys.bundle.store import POINTER, current, open_bundle
 from feast_recsys.features.repo import Repo
 from feast_recsys.server.courtesy import Courtesy
@@ -126,7 +127,8 @@ class BundleKeeper:
 
     def _load(self, bundle_id: str) -> ServingState:
         started = time.monotonic()
-        bundle = open_bundle(self._root / bundle_id, verified=self._seat is not None)
+        execution = Execution(device=self._repo.settings.serving.device)
+        bundle = open_bundle(self._root / bundle_id, execution, verified=self._seat is not None)
         if bundle.id != bundle_id:
             raise CorruptArtifact(f"{MANIFEST_FILE} of {self._root / bundle_id} is that of bundle {bundle.id}")
         with self._preparing:

@@ -22,7 +22,7 @@ from feast_recsys.features.repo import EntityKey, Repo, entity_key
 from feast_recsys.features.schema import feature_schema
 from feast_recsys.features.settings import Recommender
 from feast_recsys.features.user_reader import user_reader
-from feast_recsys.server.ranking import Parts, Ranker
+from feast_recsys.server.ranking import BATCH_CANDIDATES, Parts, Ranker
 from feast_recsys.server.reads import Source
 from feast_recsys.server.stage import Stage
 from feast_recsys.server.state import NEEDS, Need, Served, ServingState, Slot
@@ -105,7 +105,7 @@ class _Preparation:
             self.settings,
             query,
             self.loaded.index,
-            Ranker(ranker, self._parts(ranker, fresh), self.repo.settings.serving.batch_candidates) if ranker else None,
+            Ranker(ranker, self._parts(ranker, fresh), self._batch()) if ranker else None,
             sources=sources,
             context=context,
             candidate=self._item_slots(ranker.item_inputs if ranker else ()),
@@ -119,6 +119,10 @@ class _Preparation:
             },
             fresh=OnlineReader(self.repo, compile_plan(self.repo, fresh, Side.ITEM)) if fresh else None,
         )
+
+    def _batch(self) -> int:
+        serving = self.repo.settings.serving
+        return BATCH_CANDIDATES[serving.device] if serving.batch_candidates is None else serving.batch_candidates
 
     def _fresh(self, ranker: Stage | None) -> tuple[str, ...]:
         """Item features of the ranker that are to be read at each request.
@@ -241,9 +245,14 @@ class _Preparation:
         }
         named = [name for name in dict.fromkeys(services.get(r) for r in references) if name is not None]
         plan = compile_plan(self.repo, references, Side.USER, named[0] if named else None)
+        # An on-demand view computes a value for anybody.
         about_user = tuple(
-            r for r in references if self.user_key.join_key in feature_schema(self.repo, r, services.get(r)).join_keys
+            slot.reference
+            for view in plan.views
+            if any(column.key.join_key == self.user_key.join_key and column.field for column in view.keys)
+            for slot in view.slots
         )
+        about_user = about_user or references
         return Source(OnlineReader(self.repo, plan), user_reader(self.repo, plan), absent, inputs, about_user)
 
 

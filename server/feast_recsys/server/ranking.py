@@ -18,6 +18,9 @@ from feast_recsys.server.batching import Batcher
 from feast_recsys.server.deadline import Deadline
 from feast_recsys.server.stage import Stage
 
+BATCH_CANDIDATES = {"cpu": 0, "cuda": 8192}
+"""What `recsys.serving.batch_candidates` is by default, by device; measured in docs/performance.md."""
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -67,7 +70,7 @@ class Ranker:
     def __init__(self, whole: Stage, parts: Parts | None, batch: int = 0) -> None:
         self.whole, self.parts = whole, parts
         self._batcher: Batcher[Candidates, Vectors] | None = None
-        if parts is not None and parts.split.stackable and batch:
+        if parts is not None and batch and stackable(parts.split):
             self._batcher = Batcher(self._run_stacked, lambda c: len(c.rows), batch)
 
     def run_whole(self, tensors: Mapping[str, Array]) -> Vectors:
@@ -101,6 +104,12 @@ def _run(parts: Parts, candidates: Candidates) -> Vectors:
             feed[name] = candidates.user[name]
     _add_items(feed, parts, candidates.rows)
     return parts.loaded.cross.score(feed)
+
+
+def stackable(split: Split) -> bool:
+    """Whether callers' candidates may share a run: proved at export, and no list's length comes into the way."""
+    outputs = split.user.outputs if split.user is not None else ()
+    return split.stackable and all(size is not None for passed in outputs for size in passed.shape)
 
 
 def run_stacked(parts: Parts, batch: Sequence[Candidates]) -> list[Vectors]:

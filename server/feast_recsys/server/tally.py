@@ -10,6 +10,7 @@ import json
 import mmap
 import os
 import threading
+import weakref
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -70,13 +71,16 @@ class Tally:
         self._lock = threading.Lock()
         self._places: dict[tuple[str, tuple[str, ...]], tuple[int, int]] = {}
         self._used = 0
+        self._keys_file = self._cells_file = -1
         self._cells = memoryview(bytearray(_CELL_BYTES * _FIRST_CELLS)).cast("d")
 
     def open(self) -> Tally:
         """Opens the files, if there are any, and takes over the counts that they hold; gauges begin at 0 again."""
         if self._path is None:
             return self
-        _keys(self._path).touch()
+        # Kept open, so that counting goes on where the folder is gone: its owner may have ended first.
+        self._keys_file, self._cells_file = _open(_keys(self._path)), _open(_cells(self._path))
+        weakref.finalize(self, _close, self._keys_file, self._cells_file)
         self._map(_FIRST_CELLS)
         known = read_keys(self._path)
         for kind, name, labels, count in known:
@@ -85,7 +89,7 @@ class Tally:
                 self._cells[self._used] = 0.0
             self._used += count
         # A process that was killed while it wrote leaves half a line; the next one must not continue it.
-        os.truncate(_keys(self._path), sum(len(_line(*key)) for key in known))
+        os.ftruncate(self._keys_file, sum(len(_line(*key)) for key in known))
         return self
 
     def at(self, family: Family, *labels: str) -> int:
@@ -134,8 +138,7 @@ class Tally:
             if start + count > len(self._cells):
                 self._grow()
             if self._path is not None:
-                with _keys(self._path).open("a", encoding="utf-8") as keys:
-                    keys.write(_line(family.kind, family.name, labels, count))
+                os.write(self._keys_file, _line(family.kind, family.name, labels, count).encode())
             self._used += count
             self._places[key] = (start, count)
             return start
@@ -149,11 +152,9 @@ class Tally:
         self._cells = larger
 
     def _map(self, cells: int) -> None:
-        assert self._path is not None
-        with _cells(self._path).open("a+b") as file:
-            size = max(_CELL_BYTES * cells, file.seek(0, os.SEEK_END))
-            file.truncate(size)
-            self._cells = memoryview(mmap.mmap(file.fileno(), size)).cast("d")
+        size = max(_CELL_BYTES * cells, os.fstat(self._cells_file).st_size)
+        os.ftruncate(self._cells_file, size)
+        self._cells = memoryview(mmap.mmap(self._cells_file, size)).cast("d")
 
 
 def read_keys(path: Path) -> list[tuple[str, str, tuple[str, ...], int]]:
@@ -180,6 +181,15 @@ def read_entries(path: Path) -> Iterator[Entry]:
 
 def _line(kind: str, name: str, labels: tuple[str, ...], count: int) -> str:
     return json.dumps([kind, name, labels, count]) + "\n"
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+
+def _close(*files: int) -> None:
+    for file in files:
+        os.close(file)
 
 
 def _keys(path: Path) -> Path:

@@ -69,6 +69,16 @@ class Bench:
         """Shape of a tensor, old or new."""
         return self._shapes[tensor] if tensor in self._shapes else self._seen.shape(tensor)
 
+    def known_shape(self, tensor: str) -> Shape:
+        """Shape of a tensor that has one: a piece, or a new tensor."""
+        shape = self.shape(tensor)
+        assert shape is not None
+        return shape
+
+    def width(self, tensor: str, axis: int) -> int:
+        """Size of a piece along an axis that is fixed."""
+        return self.known_shape(tensor)[axis][0]
+
     def kind(self, tensor: str) -> Kind:
         """Which part may compute a tensor."""
         return kind_of(self._causes[tensor])
@@ -125,11 +135,10 @@ class Bench:
         """Tensors one after another along an axis; a single one as it is."""
         if len(tensors) == 1:
             return tensors[0]
-        shapes = [self.shape(tensor) for tensor in tensors]
-        known = [shape for shape in shapes if shape is not None]
+        known = [self.known_shape(tensor) for tensor in tensors]
         if axis == len(known[0]) - 1 and (sources := self._sources(tensors)) is not None:
-            joint = self.concat(sources, len(self.shape(sources[0]) or ()) - 1)
-            return self.view(joint, (*known[0][:-1], (self.shape(joint) or ())[-1]))
+            joint = self.concat(sources, len(self.known_shape(sources[0])) - 1)
+            return self.view(joint, (*known[0][:-1], self.known_shape(joint)[-1]))
         width = tuple(sum(sizes) for sizes in zip(*(shape[axis] for shape in known), strict=True))
         shape = (*known[0][:axis], width, *known[0][axis + 1 :])
         return self.emit("Concat", tensors, shape, axis=axis)
@@ -137,7 +146,7 @@ class Bench:
     def _sources(self, tensors: Sequence[str]) -> list[str] | None:
         """What tensors are views of, if all are and their sources fit side by side."""
         sources = [self._views.get(tensor, "") for tensor in tensors]
-        if not all(sources) or len({(self.shape(source) or ())[:-1] for source in sources}) > 1:
+        if not all(sources) or len({self.known_shape(source)[:-1] for source in sources}) > 1:
             return None
         return sources
 
@@ -145,9 +154,8 @@ class Bench:
         """The sum of tensors."""
         result, *rest = tensors
         for tensor in rest:
-            a, b = self.shape(result), self.shape(tensor)
-            assert a is not None and b is not None
-            result = self.emit("Add", [result, tensor], broadcast(a, b))
+            shape = broadcast(self.known_shape(result), self.known_shape(tensor))
+            result = self.emit("Add", [result, tensor], shape)
         return result
 
 

@@ -14,7 +14,7 @@ class Cause(str, Enum):
 
     USER = "user"  # user and context inputs, batch 1
     ITEM = "item"  # item inputs that the catalogue holds
-    REQUEST = "request"  # item inputs that only the caller knows
+    REQUEST = "request"  # item inputs that only the caller knows, or that are read anew at each request
     COUNT = "count"  # the number of candidates
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import NodeProto
 
-from feast_recsys.exporters.split.net import Net, attribute, reads
+from feast_recsys.exporters.split.net import Net, attribute
 from feast_recsys.exporters.split.shapes import Feed, Tracer
 
 Sizes = tuple[int, ...]
@@ -123,12 +123,3 @@ def _shape(values: Feed, net: Net, name: str) -> Sizes | None:
 def total(works: Sequence[Work]) -> Work:
     """The sum."""
     return sum(works, Work())
-
-
-def readers(net: Net) -> dict[str, int]:
-    """How many nodes read each tensor."""
-    count = dict[str, int]()
-    for node in net.nodes:
-        for name in reads(node):
-            count[name] = count.get(name, 0) + 1
-    return count

@@ -1,4 +1,4 @@
-"""First steps with a graph: lists are padded, what is constant is computed, what is the number of candidates is named."""
+"""First steps with a graph: lists are padded, constants computed, and shapes named by the number of candidates."""
 
 from __future__ import annotations
 

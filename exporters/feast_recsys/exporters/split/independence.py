@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from feast_recsys.bundle.columns import Array
-from feast_recsys.bundle.signature import Graph
+from feast_recsys.bundle.signature import Graph, Side
 from feast_recsys.exporters.split.dependence import Cause, cause_of
 from feast_recsys.exporters.split.net import Net
 from feast_recsys.exporters.split.shapes import CANDIDATES, Feed, Observed, Tracer
@@ -16,7 +16,7 @@ _CLOSE = 1e-4  # of the scale of a tensor: products of other sizes are summed in
 
 
 def dependent_tensors(net: Net, graph: Graph, seen: Observed, feed: Feed, tensors: Collection[str]) -> set[str]:
-    """Those of the tensors in which the row of an item depends on the other items.
+    """Those of the tensors in which the row of an item depends on the other items, or on the padding of its lists.
 
     Args:
         net: The graph.
@@ -33,7 +33,26 @@ def dependent_tensors(net: Net, graph: Graph, seen: Observed, feed: Feed, tensor
     for rows in (np.arange(size)[::-1], np.array([size - 1]), np.array([0, 0, 1])):
         part = tracer.run({**feed, **{name: feed[name][rows] for name in items}}, len(rows))
         wrong |= {n for n in tensors if not _same_rows(seen, n, together, part, rows)}
-    return wrong
+    short, every = _shortened(graph, feed), np.arange(size)
+    longer, shorter = (tracer.run(each, size) for each in (pad_items(graph, short), short))
+    return wrong | {n for n in tensors if not _same_rows(seen, n, longer, shorter, every)}
+
+
+def pad_items(graph: Graph, feed: Feed) -> dict[str, Array]:
+    """The feed with lists of items padded to their greatest length."""
+    padded = dict(feed)
+    for spec in graph.inputs:
+        if spec.side is Side.ITEM and spec.max_length is not None:
+            values = feed[spec.name]
+            padded[spec.name] = np.full((len(values), spec.max_length), spec.pad, spec.dtype.numpy)
+            padded[spec.name][:, : values.shape[1]] = values
+    return padded
+
+
+def _shortened(graph: Graph, feed: Feed) -> dict[str, Array]:
+    """The feed with lists of items cut to half their greatest length."""
+    lists = {s.name: (s.max_length + 1) // 2 for s in graph.inputs if s.side is Side.ITEM and s.max_length is not None}
+    return {name: values[:, : lists[name]] if name in lists else values for name, values in feed.items()}
 
 
 def _same_rows(seen: Observed, name: str, all_: Mapping[str, Array], part: Mapping[str, Array], rows: Array) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +13,9 @@ from feast_recsys.exporters.split.bench import Bench, Factor, broadcast
 from feast_recsys.exporters.split.costs import worth_keeping
 from feast_recsys.exporters.split.dependence import Kind
 from feast_recsys.exporters.split.net import attribute
-from feast_recsys.exporters.split.pieces import Pieces, reduced_axes, shape_of, whole_along, width
+from feast_recsys.exporters.split.pieces import reduced_axes, whole_along
 from feast_recsys.exporters.split.shapes import ONE, Shape, fixed
+from feast_recsys.exporters.split.views import Pieces
 
 _CLEARLY = 0.9  # of the operations, at most, must be left after a rewriting
 
@@ -57,7 +58,7 @@ class Weight:
         if self.value is not None:
             taken = [self.value[..., s.start : s.stop, :] * np.float32(s.sign) for s in shares]
             return bench.constant(np.concatenate(taken, -2))
-        shape = shape_of(bench, self.name)
+        shape = bench.known_shape(self.name)
         axis = len(shape) - 2
         names = []
         for share in shares:
@@ -99,16 +100,16 @@ def product(bench: Bench, node: NodeProto, pieces: Pieces) -> list[str] | None:
     weight, bias = weight_of(bench, node), bias_of(bench, node)
     if weight is None or bias is None or pieces.axis != len(pieces.shape) - 1:
         return None
-    outer = shape_of(bench, weight.name)[-1][0]
+    outer = bench.known_shape(weight.name)[-1][0]
     place, shares = 0, list[Share]()
     for name in pieces.names:
-        stop = place + width(bench, name, pieces.axis)
+        stop = place + bench.width(name, pieces.axis)
         shares += [Share(part, place, stop, sign) for sign, part in bench.sums.get(name, ((1, name),))]
         place = stop
     terms, left = _factored(bench, shares, weight, outer)
     groups = dict[tuple[str, Shape], list[Share]]()
     for share in left:
-        groups.setdefault((_side(bench, share.name), shape_of(bench, share.name)[:-1]), []).append(share)
+        groups.setdefault((_side(bench, share.name), bench.known_shape(share.name)[:-1]), []).append(share)
     _leave_small(groups, outer)
     if not terms and len(groups) == 1 and not _repeated(bench, pieces):
         return None
@@ -134,17 +135,15 @@ def _leave_small(groups: dict[tuple[str, Shape], list[Share]], outer: int) -> No
 
 def _repeated(bench: Bench, pieces: Pieces) -> bool:
     """Whether the whole is larger than what it is made of."""
-    return any(shape_of(bench, name)[:-1] != pieces.shape[:-1] for name in pieces.names)
+    return any(bench.known_shape(name)[:-1] != pieces.shape[:-1] for name in pieces.names)
 
 
 def _matmul(bench: Bench, left: str, right: str) -> str:
-    a, b = shape_of(bench, left), shape_of(bench, right)
+    a, b = bench.known_shape(left), bench.known_shape(right)
     return bench.emit("MatMul", [left, right], (*broadcast(a[:-2], b[:-2]), a[-2], b[-1]))
 
 
-def _factored(
-    bench: Bench, shares: Sequence[Share], weight: Weight, outer: int
-) -> tuple[list[str], list[Share]]:
+def _factored(bench: Bench, shares: Sequence[Share], weight: Weight, outer: int) -> tuple[list[str], list[Share]]:
     """Products of one tensor with several things of the user, as one product with a matrix of the user.
 
     (u * x) W = x (diag(u) W) and (x U) W = x (U W): the matrices of one x are added up.
@@ -158,7 +157,7 @@ def _factored(
             groups.setdefault(factor.x, []).append(share)
     terms, left = [], list(shares)
     for x, group in groups.items():
-        inner = max(shape_of(bench, x)[-1])
+        inner = max(bench.known_shape(x)[-1])
         before = sum(
             2 * s.width * outer + (s.width if bench.factors[s.name].scale else 2 * s.width * inner) for s in group
         )
@@ -171,7 +170,7 @@ def _factored(
 
 
 def _matrix(bench: Bench, factor: Factor, rows: str) -> str:
-    shape = shape_of(bench, rows)
+    shape = bench.known_shape(rows)
     if factor.matrix:
         return _matmul(bench, factor.matrix, rows)
     column = bench.emit("Reshape", [factor.scale, bench.ints(-1, 1)], (shape[-2], ONE))
@@ -215,7 +214,7 @@ def chained(bench: Bench, node: NodeProto) -> tuple[str, Factor] | None:
     factor = find_factor(bench, node)
     if node.op_type != "MatMul" or factor is None or (first := bench.factors.get(factor.x)) is None or not first.matrix:
         return None
-    a, b = shape_of(bench, first.matrix), shape_of(bench, factor.matrix)
+    a, b = bench.known_shape(first.matrix), bench.known_shape(factor.matrix)
     inner, middle, outer = max(a[-2]), max(a[-1]), max(b[-1])
     if inner * outer > _CLEARLY * (inner * middle + middle * outer):
         return None
@@ -231,7 +230,7 @@ def reduced_sum(bench: Bench, node: NodeProto, pieces: Pieces) -> list[str] | No
     keep = attribute(node, "keepdims", 1)
     terms = []
     for name in pieces.names:
-        own = shape_of(bench, name)
+        own = bench.known_shape(name)
         left = tuple(ONE if n in axes else dim for n, dim in enumerate(own) if keep or n not in axes)
         terms.append(bench.emit_like(node, [name, *node.input[1:]], left))
     return terms

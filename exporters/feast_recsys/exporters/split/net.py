@@ -175,7 +175,8 @@ def _nested(node: NodeProto) -> Iterator[NodeProto]:
 
 
 def _own(graph: GraphProto) -> set[str]:
-    return {p.name for p in (*graph.input, *graph.initializer)} | {name for node in graph.node for name in node.output}
+    declared = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    return declared | {name for node in graph.node for name in node.output}
 
 
 def _captured(graph: GraphProto) -> set[str]:

@@ -76,8 +76,8 @@ def build_parts(net: Net, cut: Cut, seen: Observed, *, half: bool = False, stack
         cut: Where.
         seen: Its tensors.
         half: Whether float32 tensors of the item part are handed over as float16.
-        stacked: The axis, counted from the last, along which the cross part takes tensors of the user part with any number
-            of rows instead of one; 0 if it does not.
+        stacked: The axis, counted from the last, along which the cross part takes tensors of the user part with any
+            number of rows instead of one; 0 if it does not.
 
     Raises:
         onnx.checker.ValidationError: a part is no valid ONNX, which is a defect here.
@@ -218,4 +218,3 @@ def _run(part: object, inputs: Sequence[str], passed: Sequence[Passed], feed: Fe
         return {}
     results = part.run([p.name for p in passed], {name: feed[name] for name in inputs})  # type: ignore[attr-defined]  # ONNX Runtime has no types
     return {p.name: result for p, result in zip(passed, results, strict=True)}
-

@@ -7,7 +7,6 @@ behind it instead, until a product or a sum takes them up (see `linear`), or a n
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -15,48 +14,21 @@ from onnx import NodeProto
 
 from feast_recsys.exporters.split.bench import Bench, broadcast
 from feast_recsys.exporters.split.net import attribute
-from feast_recsys.exporters.split.shapes import ONE, Dim, Shape, fixed
+from feast_recsys.exporters.split.shapes import ONE, Shape, fixed
+from feast_recsys.exporters.split.views import Pieces, reshape, slice_, transpose, unsqueeze
 
 _UNARY = (
-    "Abs Cast Ceil Celu Clip Cos Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg "
-    "Not Reciprocal Relu Round Selu Sigmoid Sign Sin Softplus Softsign Sqrt Tanh ThresholdedRelu"
+    "Abs Cast Ceil Celu Clip Cos Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish "
+    "Neg Not Reciprocal Relu Round Selu Sigmoid Sign Sin Softplus Softsign Sqrt Tanh ThresholdedRelu"
 )
 _BINARY = (
-    "Add And BitwiseAnd BitwiseOr Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or PRelu Pow Sub "
-    "Sum Where Xor"
+    "Add And BitwiseAnd BitwiseOr Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or PRelu Pow "
+    "Sub Sum Where Xor"
 )
 ELEMENTWISE = frozenset(f"{_UNARY} {_BINARY}".split())
 _REDUCTIONS = frozenset(
     {"ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL2", "ReduceL1", "ReduceSumSquare"}
 )
-
-
-@dataclass(frozen=True)
-class Pieces:
-    """A tensor as pieces.
-
-    Attributes:
-        axis: Along which they stand side by side.
-        names: Of the pieces, in order. They have the rank of the whole; an axis may be 1 where that of the whole is not,
-            which means that the piece is repeated along it.
-        shape: Of the whole.
-    """
-
-    axis: int
-    names: tuple[str, ...]
-    shape: Shape
-
-
-def shape_of(bench: Bench, name: str) -> Shape:
-    """The shape of a piece; pieces always have one."""
-    shape = bench.shape(name)
-    assert shape is not None
-    return shape
-
-
-def width(bench: Bench, name: str, axis: int) -> int:
-    """Size of a piece along the axis."""
-    return shape_of(bench, name)[axis][0]
 
 
 def carry(bench: Bench, node: NodeProto, known: Mapping[str, Pieces]) -> Pieces | None:
@@ -106,7 +78,7 @@ def _merge(bench: Bench, names: Sequence[str], axis: int) -> list[str]:
     merged, group = list[str](), list[str]()
 
     def alike(a: str, b: str) -> bool:
-        first, second = shape_of(bench, a), shape_of(bench, b)
+        first, second = bench.known_shape(a), bench.known_shape(b)
         known = bench.factors.keys() | bench.sums.keys()
         plain = a not in known and b not in known and bench.kind(a) is bench.kind(b)
         return plain and first[:axis] == second[:axis] and first[axis + 1 :] == second[axis + 1 :]
@@ -128,11 +100,12 @@ def _expand(bench: Bench, node: NodeProto, known: Mapping[str, Pieces], shape: S
         return None
     if missing := len(shape) - len(own):
         name = bench.emit("Unsqueeze", [name, bench.ints(*range(missing))], (ONE,) * missing + own)
-        own = shape_of(bench, name)
-    if any(dim not in (ONE, whole) for dim, whole in zip(own, shape, strict=True)) or own[-1] != shape[-1]:
-        # Along the last axis only as a vector: pieces are as wide as the whole.
-        if len(shape) != 1 or own != (ONE,):
-            return None
+        own = bench.known_shape(name)
+    if any(dim not in (ONE, whole) for dim, whole in zip(own, shape, strict=True)):
+        return None
+    # Along the last axis only as a vector: pieces are as wide as the whole.
+    if own[-1] != shape[-1] and len(shape) > 1:
+        return None
     return Pieces(len(shape) - 1, (name,), shape)
 
 
@@ -141,7 +114,7 @@ def _elementwise(bench: Bench, node: NodeProto, known: Mapping[str, Pieces], sha
     taken = [known[name] for name in node.input if name in known]
     most = max(taken, key=lambda p: len(p.names))
     axis = most.axis + rank - len(most.shape)
-    widths = [width(bench, name, most.axis) for name in most.names]
+    widths = [bench.width(name, most.axis) for name in most.names]
     columns = list[Sequence[str]]()
     for name in node.input:
         column = _operand(bench, name, known.get(name), axis - rank, widths)
@@ -150,7 +123,7 @@ def _elementwise(bench: Bench, node: NodeProto, known: Mapping[str, Pieces], sha
         columns.append(column)
     names = list[str]()
     for operands in zip(*columns, strict=True):
-        own = broadcast(*(shape_of(bench, name) for name in operands if name))
+        own = broadcast(*(bench.known_shape(name) for name in operands if name))
         own = (ONE,) * (rank - len(own)) + own
         names.append(bench.emit_like(node, operands, own))
     return Pieces(axis, tuple(names), shape)
@@ -163,7 +136,7 @@ def _operand(bench: Bench, name: str, pieces: Pieces | None, back: int, widths: 
         return [""] * count
     if pieces is not None and len(pieces.names) > 1:
         same = pieces.axis - len(pieces.shape) == back
-        own = [width(bench, piece, pieces.axis) for piece in pieces.names]
+        own = [bench.width(piece, pieces.axis) for piece in pieces.names]
         return pieces.names if same and own == list(widths) else None
     name = bench.name(name) if pieces is None else pieces.names[0]
     shape = bench.shape(name)
@@ -188,7 +161,7 @@ def _reduce(bench: Bench, node: NodeProto, known: Mapping[str, Pieces], shape: S
     axis = pieces.axis if keep else pieces.axis - sum(a < pieces.axis for a in axes)
     names = []
     for name in pieces.names:
-        own = shape_of(bench, name)
+        own = bench.known_shape(name)
         left = tuple(ONE if n in axes else dim for n, dim in enumerate(own) if keep or n not in axes)
         names.append(bench.emit_like(node, [name, *node.input[1:]], left))
     return Pieces(axis, tuple(names), shape)
@@ -209,7 +182,7 @@ def reduced_axes(bench: Bench, node: NodeProto, rank: int) -> set[int] | None:
 
 def whole_along(bench: Bench, pieces: Pieces, axes: set[int]) -> bool:
     """Whether no piece is repeated along the axes."""
-    return all(shape_of(bench, name)[a] == pieces.shape[a] for name in pieces.names for a in axes - {pieces.axis})
+    return all(bench.known_shape(name)[a] == pieces.shape[a] for name in pieces.names for a in axes - {pieces.axis})
 
 
 def _gather(bench: Bench, node: NodeProto, known: Mapping[str, Pieces], shape: Shape) -> Pieces | None:
@@ -218,105 +191,15 @@ def _gather(bench: Bench, node: NodeProto, known: Mapping[str, Pieces], shape: S
     if pieces is None or table is None or attribute(node, "axis", 0) != 0 or bench.value(node.input[0]) is None:
         return None
     rest = table[1:]
-    names = [bench.emit_like(node, [node.input[0], n], (*shape_of(bench, n), *rest)) for n in pieces.names]
+    names = [bench.emit_like(node, [node.input[0], n], (*bench.known_shape(n), *rest)) for n in pieces.names]
     return Pieces(pieces.axis, tuple(names), shape)
 
 
-def _unsqueeze(bench: Bench, node: NodeProto, pieces: Pieces, shape: Shape) -> Pieces | None:
-    value = bench.value(node.input[1])
-    if value is None:
-        return None
-    added = {int(axis) % len(shape) for axis in value.reshape(-1)}
-    kept = [n for n in range(len(shape)) if n not in added]
-
-    def wider(own: Shape) -> Shape:
-        rest = iter(own)
-        return tuple(ONE if n in added else next(rest) for n in range(len(shape)))
-
-    axes = bench.ints(*sorted(added))
-    names = [bench.emit("Unsqueeze", [n, axes], wider(shape_of(bench, n))) for n in pieces.names]
-    return Pieces(kept[pieces.axis], tuple(names), shape)
-
-
-def _transpose(bench: Bench, node: NodeProto, pieces: Pieces, shape: Shape) -> Pieces | None:
-    order = list(attribute(node, "perm", range(len(shape))[::-1]))
-    names = []
-    for name in pieces.names:
-        own = shape_of(bench, name)
-        names.append(bench.emit("Transpose", [name], tuple(own[n] for n in order), perm=order))
-    return Pieces(order.index(pieces.axis), tuple(names), shape)
-
-
-def _slice(bench: Bench, node: NodeProto, pieces: Pieces, shape: Shape) -> Pieces | None:
-    """Some of the pieces, where a slice takes them whole or in part."""
-    given = [bench.value(name) for name in node.input[1:]]
-    if len(given) < 3 or any(v is None or v.size != 1 for v in given):
-        return None
-    start, end, axis, step = (*(int(v.reshape(-1)[0]) for v in given if v is not None), 1)[:4]
-    total = pieces.shape[pieces.axis][0]
-    if axis % len(shape) != pieces.axis or step != 1 or not fixed(pieces.shape[pieces.axis]):
-        return None
-    start, end, _ = slice(start, end).indices(total)
-    names, place = [], 0
-    for name in pieces.names:
-        size = width(bench, name, pieces.axis)
-        first, last = max(start - place, 0), min(end - place, size)
-        place += size
-        if first >= last:
-            continue
-        if (first, last) != (0, size):
-            own = shape_of(bench, name)
-            left = (*own[: pieces.axis], (last - first,) * len(ONE), *own[pieces.axis + 1 :])
-            bounds = [bench.ints(first), bench.ints(last), bench.ints(pieces.axis)]
-            name = bench.emit("Slice", [name, *bounds], left)
-        names.append(name)
-    return Pieces(pieces.axis, tuple(names), shape) if names else None
-
-
-def _reshape(bench: Bench, node: NodeProto, pieces: Pieces, shape: Shape) -> Pieces | None:
-    """Squeezes, unsqueezes and flattens that leave the order of pieces as it is."""
-    before, after = pieces.shape[: pieces.axis], pieces.shape[pieces.axis + 1 :]
-    own = pieces.shape[pieces.axis]
-    if all(fixed(dim) for dim in after):
-        inner = int(np.prod([dim[0] for dim in after], dtype=np.int64))
-        for axis in range(len(shape)):
-            # The axis as it was with all behind it, or both as one.
-            for behind, factor in ((after, 1), ((), inner)):
-                size: Dim = tuple(n * factor for n in own)
-                if shape[axis] == size and shape[axis + 1 :] == behind and _alike(before, shape[:axis]):
-                    return _views(bench, pieces, shape, axis, factor)
-    return None
-
-
-def _views(bench: Bench, pieces: Pieces, shape: Shape, axis: int, factor: int) -> Pieces | None:
-    names = []
-    for name in pieces.names:
-        lead = [dim for dim in shape_of(bench, name)[: pieces.axis] if dim != ONE]
-        full = [dim for dim in pieces.shape[: pieces.axis] if dim != ONE]
-        if lead and lead != full:
-            return None
-        size = width(bench, name, pieces.axis) * factor
-        front = shape[:axis] if lead else (ONE,) * axis
-        target = (*front, (size,) * len(ONE), *shape[axis + 1 :])
-        if sum(not fixed(dim) for dim in target) > 1:
-            return None
-        if factor == 1 and axis == len(shape) - 1:
-            names.append(bench.view(name, target))
-            continue
-        sizes = bench.ints(*(dim[0] if fixed(dim) else -1 for dim in target))
-        names.append(bench.emit("Reshape", [name, sizes], target))
-    return Pieces(axis, tuple(names), shape)
-
-
-def _alike(a: Shape, b: Shape) -> bool:
-    return [dim for dim in a if dim != ONE] == [dim for dim in b if dim != ONE]
-
-
 _RULES: Mapping[str, Callable[[Bench, NodeProto, Pieces, Shape], Pieces | None]] = {
-    "Unsqueeze": _unsqueeze,
-    "Squeeze": _reshape,
-    "Reshape": _reshape,
-    "Flatten": _reshape,
-    "Transpose": _transpose,
-    "Slice": _slice,
+    "Unsqueeze": unsqueeze,
+    "Squeeze": reshape,
+    "Reshape": reshape,
+    "Flatten": reshape,
+    "Transpose": transpose,
+    "Slice": slice_,
 }

@@ -11,9 +11,10 @@ from onnx import ModelProto
 
 from feast_recsys.bundle.columns import Array
 from feast_recsys.bundle.errors import ParityFailed
-from feast_recsys.bundle.signature import Graph, Side
+from feast_recsys.bundle.signature import Graph
 from feast_recsys.exporters.cases import FEW, Case, Sampler
 from feast_recsys.exporters.parity import difference, finite_rows
+from feast_recsys.exporters.split.independence import pad_items
 from feast_recsys.exporters.split.parts import RunningParts
 from feast_recsys.exporters.split.shapes import Feed, session
 
@@ -46,8 +47,8 @@ def prove_split(
 ) -> Agreement:
     """Runs the whole graph and its parts on the same raw values and compares.
 
-    The item part is run as the catalogue has it: with lists padded to their greatest length, and in small batches item by
-    item. So what it hands over must depend neither on padding nor on the other items.
+    The item part is run as the catalogue has it: with lists padded to their greatest length, and in small batches item
+    by item. So what it hands over must depend neither on padding nor on the other items.
 
     Args:
         whole: The ranker.
@@ -90,17 +91,6 @@ def run_apart(running: RunningParts, graph: Graph, case: Case) -> Array:
     else:
         item = _one_by_one(running, padded, case.rows)
     return running.cross(running.user(case.feed), item, case.feed, case.rows)
-
-
-def pad_items(graph: Graph, feed: Feed) -> dict[str, Array]:
-    """The feed with lists of items padded to their greatest length."""
-    padded = dict(feed)
-    for spec in graph.inputs:
-        if spec.side is Side.ITEM and spec.max_length is not None:
-            values = feed[spec.name]
-            padded[spec.name] = np.full((len(values), spec.max_length), spec.pad, spec.dtype.numpy)
-            padded[spec.name][:, : values.shape[1]] = values
-    return padded
 
 
 def _one_by_one(running: RunningParts, feed: Feed, rows: int) -> dict[str, Array]:

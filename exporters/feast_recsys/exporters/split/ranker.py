@@ -74,7 +74,7 @@ def split_ranker(
     sampler = Sampler(graph, vocabularies, seed, probes)
     prober = Prober(graph, sampler)
     dropped = list[str]()
-    attempts = [(True, True), (False, True), (False, False)]
+    attempts = [(True, True), (False, True), (True, False), (False, False)]
     for rewriting, padding in attempts:
         division = _divide(model, graph, prober, rewriting=rewriting, padding=padding)
         if (why := _no_gain(division)) is not None:

@@ -35,8 +35,8 @@ class Options:
     """What may be given up for speed.
 
     Attributes:
-        quantize: "int8" for weights of eight bits in the products of the user and the cross part (ONNX Runtime's dynamic
-            quantization), or "none". Activations are then scaled by the largest of the whole batch, so that the
+        quantize: "int8" for weights of eight bits in the products of the user and the cross part (ONNX Runtime's
+            dynamic quantization), or "none". Activations are then scaled by the largest of the whole batch, so that the
             probability of a candidate depends, slightly, on the others in the same call.
         item_columns: "float32", or "float16" for half as many bytes an item. Values beyond 65504 are cut off there.
 
@@ -140,8 +140,8 @@ def measure(whole: ModelProto, graph: Graph, running: RunningParts, prober: Prob
     cost = Cost(float(all_.max()), float(all_.mean()), float(np.mean(discordant)), float(np.mean(overlap)), batch)
     if not cost.mean <= WORST:  # nor if it is NaN
         raise ParityFailed(
-            f"int8 or float16 changes the ranker's probability by {cost.mean:.3g} on average, and at most {WORST:g} makes "
-            "sense; export without --quantize and --item-columns",
+            f"int8 or float16 changes the ranker's probability by {cost.mean:.3g} on average, and at most {WORST:g} "
+            "makes sense; export without --quantize and --item-columns",
             field="split",
         )
     return cost

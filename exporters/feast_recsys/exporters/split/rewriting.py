@@ -11,8 +11,9 @@ from feast_recsys.exporters.split.bench import Bench, broadcast
 from feast_recsys.exporters.split.dependence import Kind, causes
 from feast_recsys.exporters.split.linear import add_up, chained, find_factor, find_sum, product, reduced_sum
 from feast_recsys.exporters.split.net import Net, renamed
-from feast_recsys.exporters.split.pieces import ELEMENTWISE, Pieces, carry, shape_of
+from feast_recsys.exporters.split.pieces import ELEMENTWISE, carry
 from feast_recsys.exporters.split.shapes import Observed
+from feast_recsys.exporters.split.views import Pieces
 
 
 def rewrite(net: Net, graph: Graph, seen: Observed) -> tuple[str, ...]:
@@ -65,7 +66,7 @@ class _Rewriter:
                 bench.sums[name] = summands
         if pieces is None:
             return
-        if len(pieces.names) == 1 and shape_of(bench, pieces.names[0]) == shape:
+        if len(pieces.names) == 1 and bench.known_shape(pieces.names[0]) == shape:
             bench.replace(output, pieces.names[0])
             if node.op_type in ELEMENTWISE:
                 self._note("repetition for all candidates left to broadcasting")
@@ -114,10 +115,10 @@ class _Rewriter:
         """Lets the sum of some summands stand for a tensor."""
         bench = self._bench
         self._sums[output] = list(terms)
-        shape, total = shape_of(bench, output), add_up(bench, terms)
-        if broadcast(*(shape_of(bench, term) for term in terms)) == shape:
+        shape, total = bench.known_shape(output), add_up(bench, terms)
+        if broadcast(*(bench.known_shape(term) for term in terms)) == shape:
             bench.replace(output, total)
-        elif len(shape_of(bench, total)) == len(shape):
+        elif len(bench.known_shape(total)) == len(shape):
             self._pieces[output] = Pieces(len(shape) - 1, (total,), shape)
 
     def _noted(self, terms: list[str] | None, what: str) -> list[str] | None:

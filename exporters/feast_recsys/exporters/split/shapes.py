@@ -116,9 +116,8 @@ class Tracer:
         if self._count:
             given[self._count] = np.array([size], np.int64)
         results = self._session.run(self._names, given) if self._names else []
-        return given | {
-            n: r for n, r in zip(self._names, results, strict=True) if isinstance(r, np.ndarray | np.generic)
-        }
+        # Sequences come as lists: they are no tensors and have no shape.
+        return given | {n: np.asarray(r) for n, r in zip(self._names, results, strict=True) if not isinstance(r, list)}
 
 
 def observe(net: Net, feeds: Sequence[Feed]) -> Observed:

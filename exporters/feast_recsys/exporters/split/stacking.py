@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from feast_recsys.bundle.columns import Array
-from feast_recsys.bundle.split import Passed
 from feast_recsys.bundle.signature import Graph, Side
+from feast_recsys.bundle.split import Passed
 from feast_recsys.exporters.cases import Sampler
 from feast_recsys.exporters.parity import difference
 from feast_recsys.exporters.split.parts import RunningParts
@@ -18,13 +18,11 @@ _COUNTS = (4, 1, 9)  # candidates of the users that are tried
 _LENGTHS = 1 << 30  # the greatest that lists have
 
 
-def stack(
-    passed: Sequence[Passed], from_last: int, users: Sequence[Feed], counts: Sequence[int]
-) -> dict[str, Array]:
+def stack(passed: Sequence[Passed], from_last: int, users: Sequence[Feed], counts: Sequence[int]) -> dict[str, Array]:
     """Tensors of several users, each repeated for that user's candidates.
 
-    A server does the same. Let `from_last` be `Split.candidates_from_last`. A tensor `t` of the user part has size 1 along
-    `t.ndim - from_last` and becomes `numpy.repeat(t, n, axis=t.ndim - from_last)`; the results of all users are
+    A server does the same. Let `from_last` be `Split.candidates_from_last`. A tensor `t` of the user part has size 1
+    along `t.ndim - from_last` and becomes `numpy.repeat(t, n, axis=t.ndim - from_last)`; the results of all users are
     concatenated along that axis. Tensors of items are concatenated along their own axis of candidates and raw inputs
     along their first, in the same order; the number of candidates is the sum, and the output comes in that order.
     The other axes of a tensor must be equal for all users: where one is None, pad the users' lists to one length before
@@ -62,7 +60,9 @@ def is_stackable(running: RunningParts, graph: Graph, sampler: Sampler, toleranc
     together = {p.name: np.concatenate([each[p.name] for each in items], p.axis) for p in parts.from_item}
     raw = {name: np.concatenate([feed[name] for feed in feeds]) for name in parts.cross_inputs}
     try:
-        actual = running.cross(stack(parts.from_user, parts.candidates_from_last, users, _COUNTS), together, raw, sum(_COUNTS))
+        actual = running.cross(
+            stack(parts.from_user, parts.candidates_from_last, users, _COUNTS), together, raw, sum(_COUNTS)
+        )
     except Exception:  # ONNX Runtime has no common base class for its errors, and refuses shapes that don't fit
         return False
     expected = np.concatenate(apart)
