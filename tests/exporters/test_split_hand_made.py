@@ -182,6 +182,32 @@ def test_only_the_cross_part_takes_a_raw_value_that_costs_nothing_to_use() -> No
     assert result.split.stackable
 
 
+def test_functions_of_the_model_itself_are_written_out() -> None:
+    made = HandMade(WHO, WHAT)
+    strength = made.node("ReduceSum", [hidden_item(made), made.ints(1)], keepdims=0)
+    model, graph = made.end(made.node("Mul", [strength, tame(made, "who")]))
+    last = model.graph.node[-1]
+    opset = [oh.make_opsetid("", 18)]
+    body = [oh.make_node("Sigmoid", ["x"], ["y"])]
+    model.functions.append(oh.make_function("own", "Squash", ["x"], ["y"], body, opset))
+    last.op_type, last.domain = "Squash", "own"
+    model.opset_import.append(oh.make_opsetid("own", 1))
+    result = split_ranker(model, graph, {}, tolerance=1e-5)
+    assert result.split is not None
+    cross = onnx.load_from_string(result.files["ranker_cross.onnx"])
+    assert [node.op_type for node in cross.graph.node] == ["Mul", "Sigmoid"]
+    assert [o.domain for o in cross.opset_import] == [""]
+
+
+def test_a_graph_of_an_old_opset_is_served_whole_and_says_why() -> None:
+    made = HandMade(WHO, WHAT)
+    model, graph = made.end(made.node("Mul", [tame(made, "what"), tame(made, "who")]))
+    model.opset_import[0].version = 13
+    result = split_ranker(model, graph, {}, tolerance=1e-5)
+    assert result.split is None
+    assert result.metadata == {"hoisted": False, "why": "the graph is of opset 13; convert it to 18"}
+
+
 def test_operations_are_counted_as_by_hand() -> None:
     """Linear(3, 8) over one value of each side, ReLU, Linear(8, 1): what is left is stated line by line."""
     made = HandMade(WHO, WHAT, SCORE)

@@ -119,7 +119,7 @@ class ReadPlan:
     request_fields: Mapping[str, RequestField]
 
 
-def compile_plan(repo: Repo, references: Sequence[str], side: Side, feature_service: str | None = None) -> ReadPlan:
+def compile_plan(repo: Repo, references: Sequence[str], side: Side, *feature_services: str) -> ReadPlan:
     """Compiles a read plan from a fresh copy of the registry.
 
     Args:
@@ -127,8 +127,8 @@ def compile_plan(repo: Repo, references: Sequence[str], side: Side, feature_serv
         references: `view:feature`, all of one side; repetitions count once.
         side: ITEM for views of the item alone; USER for all that do not depend on the item: views of the user, of
             further entities, of several of these, or of none.
-        feature_service: The service whose aliases and renamed join keys the references use, if any. They may name
-            further views that it does not hold.
+        feature_services: Services whose aliases and renamed join keys the references use, the first first. They may
+            name further views that none of these holds.
 
     Raises:
         InvalidRepository: a view or feature does not exist, is of the other side, of a type that is not supported,
@@ -139,7 +139,7 @@ def compile_plan(repo: Repo, references: Sequence[str], side: Side, feature_serv
     by_view: dict[str, list[str]] = {}
     for reference in wanted:
         by_view.setdefault(split(reference)[0], []).append(reference)
-    named = [(find_view(repo, name, feature_service), group) for name, group in by_view.items()]
+    named = [(find_view(repo, name, *feature_services), group) for name, group in by_view.items()]
     for view, _ in named:
         _check_side(repo, view, side)
     return _compile(repo, wanted, named, side, entity_key(repo, side))

@@ -80,7 +80,8 @@ def feature_schema(repo: Repo, reference: str, feature_service: str | None = Non
             view is keyed by the item together with other entities, or the view's freshness tag is neither `online`
             nor `snapshot`; and what `views_of_service` raises.
     """
-    named = find_view(repo, split(reference)[0], feature_service)
+    services = () if feature_service is None else (feature_service,)
+    named = find_view(repo, split(reference)[0], *services)
     return _schema(repo, named, reference)
 
 

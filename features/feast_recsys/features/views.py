@@ -89,18 +89,18 @@ class NamedView:
         return tuple(keys.values())
 
 
-def find_view(repo: Repo, name: str, feature_service: str | None = None) -> NamedView:
+def find_view(repo: Repo, name: str, *feature_services: str) -> NamedView:
     """The view that a reference names.
 
     Args:
         repo: The repository; its registry may come from Feast's cache.
         name: The part of the reference before the colon.
-        feature_service: The service whose aliases and renamed join keys come first.
+        feature_services: Services whose aliases and renamed join keys come first, in this order.
 
     Raises:
         InvalidRepository: there is no view of that name; says which there are.
     """
-    if feature_service is not None:
+    for feature_service in feature_services:
         for named in views_of_service(repo, feature_service):
             if named.name == name:
                 return named

@@ -244,7 +244,7 @@ class _Preparation:
             for r in references
         }
         named = [name for name in dict.fromkeys(services.get(r) for r in references) if name is not None]
-        plan = compile_plan(self.repo, references, Side.USER, named[0] if named else None)
+        plan = compile_plan(self.repo, references, Side.USER, *named)
         # An on-demand view computes a value for anybody.
         about_user = tuple(
             slot.reference

@@ -19,7 +19,6 @@ from feast_recsys.exporters.split.shapes import CANDIDATES, Observed, fixed
 
 _SOURCE, _SINK = ("", -1), ("", -2)
 _INFINITE = float("inf")
-_USER = 1e-3  # cost of a byte that is passed once a request
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def _again(
     }
     for i in own:
         node = net.nodes[i]
-        cost = costs.computing(works[i], view=is_view(node)) if side is Kind.ITEM else 1.0
+        cost = node_cost(net, node, works[i]) if side is Kind.ITEM else costs.USER_NODE
         flow.edge(_SOURCE, ("", i), cost)
         for name in node.output:
             if name:
@@ -122,8 +121,16 @@ def _again(
 def _passing(name: str, side: Kind, seen: Observed) -> float:
     shape, size = seen.shapes[name], seen.dtype(name).itemsize
     if side is Kind.USER:
-        return math.prod(dim[0] for dim in shape) * size * _USER
+        return costs.USER_TENSOR + math.prod(dim[0] for dim in shape) * size * costs.USER_BYTE
     return costs.keeping(bytes_of(seen, name)) if size else 0.0
+
+
+def node_cost(net: Net, node: NodeProto, work: Work) -> float:
+    """Cost of a node in the cross part, for each candidate."""
+    table = net.constants.get(node.input[0]) if node.op_type == "Gather" else None
+    if table is None or table.ndim == 0:
+        return costs.computing(work, view=is_view(node))
+    return costs.computing(work, table=table.nbytes, row=table.nbytes // max(len(table), 1))
 
 
 def bytes_of(seen: Observed, name: str) -> int:

@@ -14,9 +14,9 @@ from feast_recsys.bundle.split import Split
 from feast_recsys.bundle.vocabulary import Vocabulary
 from feast_recsys.exporters.cases import Sampler
 from feast_recsys.exporters.split import costs
-from feast_recsys.exporters.split.cutting import Cut, bytes_of, choose_cut
+from feast_recsys.exporters.split.cutting import Cut, bytes_of, choose_cut, node_cost
 from feast_recsys.exporters.split.dependence import Kind, causes, kinds
-from feast_recsys.exporters.split.flops import Work, is_view, total, work_by_node
+from feast_recsys.exporters.split.flops import Work, total, work_by_node
 from feast_recsys.exporters.split.folding import fold, pad_lists, paddable
 from feast_recsys.exporters.split.independence import dependent_tensors
 from feast_recsys.exporters.split.net import Net
@@ -26,6 +26,7 @@ from feast_recsys.exporters.split.relaxing import Options, measure, quantized
 from feast_recsys.exporters.split.rewriting import rewrite
 from feast_recsys.exporters.split.shapes import CANDIDATES, Feed, Observed, Prober
 from feast_recsys.exporters.split.stacking import can_stack, is_stackable
+from feast_recsys.exporters.trace import OPSET
 
 _TWO = (16, 48)  # numbers of candidates between which work is measured
 
@@ -71,23 +72,25 @@ def split_ranker(
             cost more accuracy than makes sense.
     """
     options = options or Options()
+    if (why := _unknown_form(model)) is not None:
+        return SplitResult(None, {}, {"hoisted": False, "why": why})
     sampler = Sampler(graph, vocabularies, seed, probes)
     prober = Prober(graph, sampler)
     dropped = list[str]()
     attempts = [(True, True), (False, True), (True, False), (False, False)]
-    for rewriting, padding in attempts:
-        division = _divide(model, graph, prober, rewriting=rewriting, padding=padding)
-        if (why := _no_gain(division)) is not None:
-            return SplitResult(None, {}, {"hoisted": False, "why": why})
-        parts = division.parts()
+    for attempt in attempts:
+        rewriting, padding = attempt
         try:
-            agreement = prove_split(
-                model, graph, RunningParts(parts, graph.output), Sampler(graph, vocabularies, seed, probes), tolerance
-            )
-        except ParityFailed as failure:
-            if (rewriting, padding) == attempts[-1]:
+            division = _divide(model, graph, prober, rewriting=rewriting, padding=padding)
+            if (why := _no_gain(division)) is not None:
+                return SplitResult(None, {}, {"hoisted": False, "why": why})
+            parts = division.parts()
+            running = RunningParts(parts, graph.output)
+            agreement = prove_split(model, graph, running, Sampler(graph, vocabularies, seed, probes), tolerance)
+        except Exception as error:  # a rewriting may meet what it does not know; then the graph is divided as it is
+            if attempt == attempts[-1] or not (rewriting or isinstance(error, ParityFailed)):
                 raise
-            dropped.append(str(failure))
+            dropped.append(str(error) or type(error).__name__)
             continue
         stackable, axis = False, parts.candidates_from_last
         if can_stack(parts.from_user, axis):
@@ -151,7 +154,7 @@ def _divide_once(
             break
         lists -= idle
     whole = total(work_by_node(original, two, _TWO))
-    cost = sum(costs.computing(w, view=is_view(node)) for node, w in zip(cut.cross, works, strict=True))
+    cost = sum(node_cost(net, node, work) for node, work in zip(cut.cross, works, strict=True))
     cost += sum(costs.keeping(bytes_of(seen, name)) for name in cut.from_item)
     return _Division(net, cut, seen, whole, total(works), cost, rewrites)
 
@@ -177,6 +180,16 @@ def _relaxed(
     if options.quantize == "int8":
         parts = quantized(parts)
     return parts, measure(model, graph, RunningParts(parts, graph.output), prober).to_dict()
+
+
+def _unknown_form(model: ModelProto) -> str | None:
+    """Why a model can't be taken apart here; None if it can."""
+    version = next((entry.version for entry in model.opset_import if entry.domain == ""), 0)
+    if version < OPSET:
+        return f"the graph is of opset {version}; convert it to {OPSET}"
+    if model.graph.sparse_initializer:
+        return "the graph has sparse initializers; write them as dense ones"
+    return None
 
 
 def _no_gain(division: _Division) -> str | None:
