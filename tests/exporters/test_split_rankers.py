@@ -191,7 +191,8 @@ def test_candidates_of_several_users_go_through_together(name: str) -> None:
         outputs = [run(result.files[part.file], feed) for feed in feeds] if part is not None else []
         for passed in part.outputs if part is not None else ():
             values = [each[passed.name] for each in outputs]
-            axis = len(passed.shape) - split.candidates_from_last if part is split.user else passed.axis
+            axis = passed.stack if part is split.user else passed.axis
+            assert axis is not None
             if part is split.user:
                 values = [np.repeat(value, n, axis) for value, n in zip(values, counts, strict=True)]
             given[passed.name] = np.concatenate(values, axis)

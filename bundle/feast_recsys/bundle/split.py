@@ -27,11 +27,14 @@ class Passed:
         dtype: NumPy name of its element type, one of DTYPES.
         shape: Its shape. Of the item part exactly one axis is None: that of the candidates. Of the user part None
             stands for an axis that depends on the length of a list.
+        stack: Of the user part of a stackable split: the axis, of size 1, along which it is repeated for each of its
+            user's candidates where several users share a run.
     """
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
+    stack: int | None = None
 
     @property
     def numpy(self) -> np.dtype[Any]:
@@ -75,8 +78,9 @@ class Split:
         item: Takes item inputs that the catalogue holds, N rows; None if nothing depends on these alone.
         cross: Takes what the others hand over, the raw inputs it names, and the number of candidates.
         count: Name of the cross part's int64 [1] input with the number of candidates; empty if it has none.
-        stackable: Whether candidates of several users may go through the cross part together, with each tensor of
-            the user part repeated along the axis that is the candidates' (counted from the last).
+        stackable: Whether candidates of several users may go through the cross part together. Tensors of the user part
+            are then repeated, one by one, along their `stack` axis and concatenated there; those of items along their
+            own axis of candidates, and raw inputs along their first.
     """
 
     user: Part | None
@@ -89,14 +93,6 @@ class Split:
     def hoisted(self) -> frozenset[str]:
         """Inputs that only the item part takes: the server needs no values of them for items of the catalogue."""
         return frozenset(self.item.inputs if self.item else ()) - frozenset(self.cross.inputs)
-
-    @property
-    def candidates_from_last(self) -> int:
-        """Where the candidates' axis is, counted from the last one (1): the same for tensors of any rank."""
-        if self.item is None or not self.item.outputs:
-            return 1
-        first = self.item.outputs[0]
-        return len(first.shape) - first.axis
 
 
 def to_dict(split: Split) -> dict[str, Any]:
@@ -141,7 +137,11 @@ def from_dict(document: Any, path: str) -> Split:
 def _part_to_dict(part: Part) -> dict[str, Any]:
     document: dict[str, Any] = {"file": part.file, "sha256": part.sha256, "inputs": list(part.inputs)}
     if part.outputs:
-        document["outputs"] = [{"name": o.name, "dtype": o.dtype, "shape": list(o.shape)} for o in part.outputs]
+        document["outputs"] = [
+            {"name": o.name, "dtype": o.dtype, "shape": list(o.shape)}
+            | ({"stack": o.stack} if o.stack is not None else {})
+            for o in part.outputs
+        ]
     return document
 
 
@@ -151,5 +151,8 @@ def _part_from_dict(document: Mapping[str, Any]) -> Part:
         if entry["dtype"] not in DTYPES:
             raise ValueError(f"dtype {entry['dtype']!r} of {entry['name']!r} is not one of {', '.join(DTYPES)}")
         shape = tuple(None if size is None else int(size) for size in entry["shape"])
-        outputs.append(Passed(str(entry["name"]), str(entry["dtype"]), shape))
+        stack = None if entry.get("stack") is None else int(entry["stack"])
+        if stack is not None and shape[stack] != 1:
+            raise ValueError(f"{entry['name']!r} of shape {list(shape)} can't be repeated along axis {stack}")
+        outputs.append(Passed(str(entry["name"]), str(entry["dtype"]), shape, stack))
     return Part(str(document["file"]), str(document["sha256"]), tuple(document["inputs"]), tuple(outputs))

@@ -115,7 +115,7 @@ def stackable(split: Split) -> bool:
 def run_stacked(parts: Parts, batch: Sequence[Candidates]) -> list[Vectors]:
     """The candidates of several callers in one run of the cross part, and to each its own scores.
 
-    Each tensor of a user stands once per candidate, along the axis that is the candidates' (counted from the last).
+    See `bundle.split.Split.stackable`.
 
     Args:
         parts: Of a ranker whose split is `stackable`.
@@ -125,12 +125,10 @@ def run_stacked(parts: Parts, batch: Sequence[Candidates]) -> list[Vectors]:
     feed: dict[str, Array] = {}
     if parts.loaded.user is not None:
         handed = [parts.loaded.user.run(candidates.user) for candidates in batch]
-        from_last = parts.split.candidates_from_last
-        for name, first in handed[0].items():
-            axis = first.ndim - from_last
-            feed[name] = np.concatenate(
-                [np.repeat(tensors[name], n, axis) for tensors, n in zip(handed, counts, strict=True)], axis
-            )
+        for passed in parts.loaded.user.part.outputs:
+            assert passed.stack is not None
+            repeated = [np.repeat(t[passed.name], n, passed.stack) for t, n in zip(handed, counts, strict=True)]
+            feed[passed.name] = np.concatenate(repeated, passed.stack)
     for spec in parts.raw:
         feed[spec.name] = _concatenate([candidates.raw[spec.name] for candidates in batch], spec)
     _add_items(feed, parts, np.concatenate([candidates.rows for candidates in batch]))

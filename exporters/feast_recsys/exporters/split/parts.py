@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -43,11 +43,6 @@ class Parts:
     cross_inputs: tuple[str, ...]
     count: str
 
-    @property
-    def candidates_from_last(self) -> int:
-        """The axis of candidates, see `Split.candidates_from_last`."""
-        return self.describe("", stackable=False)[0].candidates_from_last
-
     def describe(self, stem: str, *, stackable: bool) -> tuple[Split, dict[str, bytes]]:
         """The entry of the signature, and the contents of the files by name."""
         files = dict[str, bytes]()
@@ -68,7 +63,7 @@ class Parts:
         return Split(user, item, cross, self.count, stackable), files
 
 
-def build_parts(net: Net, cut: Cut, seen: Observed, *, half: bool = False, stacked: int = 0) -> Parts:
+def build_parts(net: Net, cut: Cut, seen: Observed, *, half: bool = False, stacked: Sequence[int] = ()) -> Parts:
     """The parts of a net that is cut.
 
     Args:
@@ -76,8 +71,8 @@ def build_parts(net: Net, cut: Cut, seen: Observed, *, half: bool = False, stack
         cut: Where.
         seen: Its tensors.
         half: Whether float32 tensors of the item part are handed over as float16.
-        stacked: The axis, counted from the last, along which the cross part takes tensors of the user part with any
-            number of rows instead of one; 0 if it does not.
+        stacked: For each tensor of the user part the axis along which the cross part takes any number of rows instead
+            of one; empty if it takes one row of each.
 
     Raises:
         onnx.checker.ValidationError: a part is no valid ONNX, which is a defect here.
@@ -92,11 +87,14 @@ def build_parts(net: Net, cut: Cut, seen: Observed, *, half: bool = False, stack
             taken.add(name)
             names[tensor] = name
     halved = {n for n in cut.from_item if half and seen.dtype(n) == np.float32}
-    from_user = tuple(_passed(seen, n, names[n], None) for n in cut.from_user)
+    axes: Sequence[int | None] = stacked or [None] * len(cut.from_user)
+    from_user = tuple(
+        replace(_passed(seen, n, names[n], None), stack=axis) for n, axis in zip(cut.from_user, axes, strict=True)
+    )
     from_item = tuple(_passed(seen, n, names[n], HALF if n in halved else None) for n in cut.from_item)
     item = _side(net, cut.item, cut.from_item, names, halved, from_item, "item", "candidates")
     user = _side(net, cut.user, cut.from_user, names, set(), from_user, "user", None)
-    cross, count = _cross(net, cut, names, halved, from_user, from_item, stacked=stacked)
+    cross, count = _cross(net, cut, names, halved, from_user, from_item)
     return Parts(user[0], item[0], cross, from_user, from_item, user[1], item[1], cut.raw, count)
 
 
@@ -141,17 +139,14 @@ def _cross(
     halved: set[str],
     from_user: Sequence[Passed],
     from_item: Sequence[Passed],
-    *,
-    stacked: int,
 ) -> tuple[ModelProto, str]:
     whole = {n: names[n] for n in names if n not in halved}
     casts = [oh.make_node("Cast", [names[n]], [n], to=onnx.TensorProto.FLOAT) for n in cut.from_item if n in halved]
     body = [*casts, *(renamed(node, whole) for node in cut.cross)]
     inputs = [*(_declared(p, None) for p in from_user), *(_declared(p, "candidates") for p in from_item)]
-    if stacked:
-        for value in inputs[: len(from_user)]:
-            dims = value.type.tensor_type.shape.dim
-            dims[len(dims) - stacked].dim_param = "rows"
+    for value, passed in zip(inputs, from_user, strict=False):
+        if passed.stack is not None:
+            value.type.tensor_type.shape.dim[passed.stack].dim_param = "rows"
     inputs += [net.inputs[n] for n in cut.raw]
     counts = any(net.count in reads(node) for node in cut.cross)
     if counts:

@@ -25,7 +25,7 @@ from feast_recsys.exporters.split.proof import Agreement, prove_split
 from feast_recsys.exporters.split.relaxing import Options, measure, quantized
 from feast_recsys.exporters.split.rewriting import rewrite
 from feast_recsys.exporters.split.shapes import CANDIDATES, Feed, Observed, Prober
-from feast_recsys.exporters.split.stacking import can_stack, is_stackable
+from feast_recsys.exporters.split.stacking import is_stackable, stacking_axes
 from feast_recsys.exporters.trace import OPSET
 
 _TWO = (16, 48)  # numbers of candidates between which work is measured
@@ -92,14 +92,15 @@ def split_ranker(
                 raise
             dropped.append(str(error) or type(error).__name__)
             continue
-        stackable, axis = False, parts.candidates_from_last
-        if can_stack(parts.from_user, axis):
-            stacked = division.parts(stacked=axis)
-            stackable = is_stackable(RunningParts(stacked, graph.output), graph, sampler, tolerance)
-            parts = stacked if stackable else parts
+        stackable, axes = False, tuple[int, ...]()
+        for axes in stacking_axes(parts.from_user, parts.from_item):
+            stacked = division.parts(stacked=axes)
+            if is_stackable(RunningParts(stacked, graph.output), graph, sampler, tolerance):
+                stackable, parts = True, stacked
+                break
         facts = _facts(division, agreement, dropped, stackable=stackable)
         if not options.exact:
-            parts, cost = _relaxed(model, graph, division, prober, options, axis if stackable else 0)
+            parts, cost = _relaxed(model, graph, division, prober, options, axes if stackable else ())
             facts |= {"quantize": options.quantize, "item_columns": options.item_columns, "cost": cost}
             facts["item_columns_bytes"] = sum(p.width * p.numpy.itemsize for p in parts.from_item)
         split, files = parts.describe(graph.file.removesuffix(".onnx"), stackable=stackable)
@@ -119,7 +120,7 @@ class _Division:
     cost: float
     rewrites: tuple[str, ...]
 
-    def parts(self, *, half: bool = False, stacked: int = 0) -> Parts:
+    def parts(self, *, half: bool = False, stacked: Sequence[int] = ()) -> Parts:
         """The models."""
         return build_parts(self.net, self.cut, self.seen, half=half, stacked=stacked)
 
@@ -174,7 +175,7 @@ def _cut(net: Net, graph: Graph, seen: Observed, two: tuple[Feed, Feed]) -> tupl
 
 
 def _relaxed(
-    model: ModelProto, graph: Graph, division: _Division, prober: Prober, options: Options, stacked: int
+    model: ModelProto, graph: Graph, division: _Division, prober: Prober, options: Options, stacked: Sequence[int]
 ) -> tuple[Parts, dict[str, Any]]:
     parts = division.parts(half=options.item_columns == HALF, stacked=stacked)
     if options.quantize == "int8":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -18,33 +18,39 @@ _COUNTS = (4, 1, 9)  # candidates of the users that are tried
 _LENGTHS = 1 << 30  # the greatest that lists have
 
 
-def stack(passed: Sequence[Passed], from_last: int, users: Sequence[Feed], counts: Sequence[int]) -> dict[str, Array]:
+def stack(passed: Sequence[Passed], users: Sequence[Feed], counts: Sequence[int]) -> dict[str, Array]:
     """Tensors of several users, each repeated for that user's candidates.
 
-    A server does the same. Let `from_last` be `Split.candidates_from_last`. A tensor `t` of the user part has size 1
-    along `t.ndim - from_last` and becomes `numpy.repeat(t, n, axis=t.ndim - from_last)`; the results of all users are
-    concatenated along that axis. Tensors of items are concatenated along their own axis of candidates and raw inputs
-    along their first, in the same order; the number of candidates is the sum, and the output comes in that order.
-    The other axes of a tensor must be equal for all users: where one is None, pad the users' lists to one length before
-    the user part runs, or keep users apart whose tensors differ in shape.
+    A server does the same: a tensor `t` of the user part becomes `numpy.repeat(t, n, axis=stack)`, with the axis that
+    the signature names, and the results of all users are concatenated along it. Tensors of items are concatenated along
+    their own axis of candidates and raw inputs along their first, in the same order; the number of candidates is the
+    sum, and the output comes in that order. The other axes of a tensor must be equal for all users: where one is None,
+    users whose tensors differ in shape are kept apart.
 
     Args:
-        passed: What the user part hands over.
-        from_last: The candidates' axis, counted from the last one, which is 1.
+        passed: What the user part hands over, with its axes.
         users: What it handed over, by name, for each user.
         counts: Candidates of each user.
     """
     stacked = {}
     for p in passed:
-        axis = len(p.shape) - from_last
-        rows = [np.repeat(user[p.name], n, axis) for user, n in zip(users, counts, strict=True)]
-        stacked[p.name] = np.concatenate(rows, axis)
+        assert p.stack is not None
+        rows = [np.repeat(user[p.name], n, p.stack) for user, n in zip(users, counts, strict=True)]
+        stacked[p.name] = np.concatenate(rows, p.stack)
     return stacked
 
 
-def can_stack(passed: Sequence[Passed], from_last: int) -> bool:
-    """Whether tensors of the user part have one row along the axis of the candidates."""
-    return all(len(p.shape) >= from_last and p.shape[len(p.shape) - from_last] == 1 for p in passed)
+def stacking_axes(from_user: Sequence[Passed], from_item: Sequence[Passed]) -> Iterator[tuple[int, ...]]:
+    """What may be the axis of the candidates in each tensor of the user part, the likeliest first.
+
+    It has size 1 there. Broadcasting aligns last axes, so it stands as far from the last one as that of the items'
+    tensors; where these don't agree, it may be the first of all.
+    """
+    from_last = dict.fromkeys(len(p.shape) - p.axis for p in from_item) or (1, 2)
+    choices = [[len(p.shape) - distance for p in from_user] for distance in from_last] + [[0] * len(from_user)]
+    for axes in dict.fromkeys(map(tuple, choices)):
+        if all(0 <= axis < len(p.shape) and p.shape[axis] == 1 for p, axis in zip(from_user, axes, strict=True)):
+            yield axes
 
 
 def is_stackable(running: RunningParts, graph: Graph, sampler: Sampler, tolerance: float) -> bool:
@@ -60,9 +66,7 @@ def is_stackable(running: RunningParts, graph: Graph, sampler: Sampler, toleranc
     together = {p.name: np.concatenate([each[p.name] for each in items], p.axis) for p in parts.from_item}
     raw = {name: np.concatenate([feed[name] for feed in feeds]) for name in parts.cross_inputs}
     try:
-        actual = running.cross(
-            stack(parts.from_user, parts.candidates_from_last, users, _COUNTS), together, raw, sum(_COUNTS)
-        )
+        actual = running.cross(stack(parts.from_user, users, _COUNTS), together, raw, sum(_COUNTS))
     except Exception:  # ONNX Runtime has no common base class for its errors, and refuses shapes that don't fit
         return False
     expected = np.concatenate(apart)
