@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import InvalidSettings
@@ -81,8 +82,16 @@ class Cross(nn.Module):
         rows = self.item(inputs)
         b = rows.reshape(groups, -1, 1, rows.shape[-1])  # [U, C, 1, Lb]
         known = (a != 0) & (b != 0)
-        cell = a * self.item.rows + b if self.exact else (a * PRIME + b) % self.cells
-        weights = self.weight(torch.where(known, cell, 0)).squeeze(-1)  # [U, C, La, Lb]
+        if self.training:
+            cell = a * self.item.rows + b if self.exact else (a * PRIME + b) % self.cells
+            weights = self.weight(torch.where(known, cell, 0))
+        elif self.exact:
+            weights = self.weight(a * self.item.rows + b)
+        else:
+            # The same cells by one addition for each pair: two tables in a row take the place of the last remainder.
+            table = self.weight.weight
+            weights = functional.embedding((a * PRIME) % self.cells + b % self.cells, torch.cat([table, table]))
+        weights = weights.squeeze(-1)  # [U, C, La, Lb]; what is not known is left out below
         total: Tensor = (weights * known).sum((-1, -2))
         return total
 

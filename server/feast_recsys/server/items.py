@@ -32,7 +32,8 @@ class Candidates:
 def candidates(item_ids: Sequence[str], snapshot: Snapshot) -> Candidates:
     """Looks the items of a request up."""
     rows = snapshot.rows(item_ids)
-    if len(set(item_ids)) == len(item_ids) and (not len(rows) or rows.min() != UNKNOWN_ROW):
+    ordered = np.sort(rows)
+    if not len(rows) or (ordered[0] != UNKNOWN_ROW and (ordered[1:] != ordered[:-1]).all()):
         return Candidates(rows, np.arange(len(rows)), [])
     known = np.flatnonzero(rows != UNKNOWN_ROW)
     _, first = np.unique(rows[known], return_index=True)
