@@ -177,6 +177,8 @@ def test_a_cancelled_call_stops_and_hurts_no_other(own_redis, tmp_path):
             cancelled, patient = stub.Recommend.future(RECOMMEND), stub.Recommend.future(RECOMMEND)
             wait_for(lambda: counted(server, "stage_seconds_count", rpc="Recommend", stage="filter") == 2, "both")
             cancelled.cancel()
+            # What is answered after it on the same connection shows that the server has heard of it.
+            assert failure(stub.Rank, pb.RankRequest(recommender="nobody")).code == "NOT_FOUND"
         assert len(patient.result().item_ids) == 5
         stopped = {"rpc": "Recommend", "recommender": "both", "code": "DEADLINE_EXCEEDED"}
         wait_for(lambda: counted(server, "requests_total", **stopped) == 1, "the server to stop working")

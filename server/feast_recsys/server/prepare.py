@@ -130,10 +130,10 @@ class _Preparation:
         What is gone from Feast since the bundle was made is not among them; the snapshot still holds it.
         """
         store = self.repo.store
-        views = {view.name for view in store.registry.list_all_feature_views(store.project, allow_cache=True)}
+        views = store.registry.list_all_feature_views(store.project, allow_cache=True)
+        there = {f"{view.name}:{feature.name}" for view in views for feature in view.features}
         references = dict.fromkeys(i.feature for i in (ranker.item_inputs if ranker else ()) if i.from_store)
-        present = (r for r in references if r.partition(":")[0] in views)
-        return tuple(r for r in present if feature_schema(self.repo, r).fresh)
+        return tuple(r for r in references if r in there and feature_schema(self.repo, r).fresh)
 
     def _parts(self, ranker: Stage, fresh: Collection[str]) -> Parts | None:
         split, loaded = ranker.graph.graph.split, self.loaded.split
