@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto
@@ -23,7 +24,7 @@ INPUTS = (
     Input("score", "request:score", Side.ITEM, DType.FLOAT32),
 )
 KINDS = ("user", "item", "request", "product", "difference", "both")
-AFTER = ("nothing", "standardise", "relu", "lead", "square", "slice", "transposed")
+AFTER = ("nothing", "scale", "standardise", "relu", "lead", "square", "slice", "transposed")
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ def build(layout: Layout, seed: int) -> tuple[ModelProto, Graph]:
     x, width = made.node("Concat", parts, axis=1), sum(s.width for s in layout.segments)
     if layout.after == "standardise":
         x = made.node("Div", [made.node("Sub", [x, weights(width)]), made.constant(np.full(width, 2, np.float32))])
+    elif layout.after == "scale":
+        x = made.node("Mul", [x, weights(width)])
     elif layout.after == "relu":
         x = made.node("Relu", [x])
     elif layout.after == "lead":
@@ -134,3 +137,11 @@ def test_any_layout_gives_what_the_whole_gives(layout: Layout, seed: int) -> Non
         given |= run(result.files[part.file], feed) if part is not None else {}
     actual = run(result.files[result.split.cross.file], given)["probability"]
     np.testing.assert_allclose(actual, run(model.SerializeToString(), feed)["probability"], atol=1e-5)
+
+
+@pytest.mark.parametrize("after", ["scale", "standardise", "relu"])
+def test_what_is_done_to_a_concatenation_costs_candidates_nothing(after: str) -> None:
+    layout = Layout((Segment("user", 9), Segment("item", 9)), 0, after, expand=True, gemm=False)
+    plain = split_ranker(*build(replace(layout, after="nothing"), 0), {}, tolerance=1e-5)
+    result = split_ranker(*build(layout, 0), {}, tolerance=1e-5)
+    assert result.metadata["flops_per_candidate"]["served"] == plain.metadata["flops_per_candidate"]["served"]

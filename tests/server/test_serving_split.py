@@ -12,13 +12,17 @@ import numpy as np
 import onnxruntime as ort
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.rankers import ranker
 from support.serving import counted, failure, not_yet_ready, serving, wait_for
 from support.serving_bundle import Oracle, alter_signature, best, publish_bundle
-from support.serving_world import USERS, build_world
+from support.serving_world import ITEMS, USERS, build_world
+from torch import Tensor, nn
 
-from feast_recsys.bundle.signature import Role
+from feast_recsys.bundle.columns import DType
+from feast_recsys.bundle.signature import Input, Role, Side, Signature
 from feast_recsys.bundle.store import current, open_bundle
 from feast_recsys.server.prepare import prepare
 from feast_recsys.server.ranking import Candidates, Parts, run_stacked
@@ -115,6 +119,52 @@ def test_a_bundle_whose_parts_are_not_whole_is_not_published(tmp_path, change: C
     assert current(world.bundles) is None
     with not_yet_ready(world) as server:
         assert not server.wait_until_ready(0.2)
+
+
+class Both(nn.Module):
+    """Takes an item's price together with the item, and once more beside the user's age."""
+
+    inputs = (
+        Input("age", "profile:age", Side.USER, DType.INT64, default=2),
+        Input("item", "entity:item_id", Side.ITEM, DType.INT64, vocabulary="items.json"),
+        Input("price", "catalogue:price", Side.ITEM, DType.FLOAT32, default=0.75),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.items = nn.Embedding(ITEMS + 1, 8)
+        self.tower = nn.Sequential(nn.Linear(9, 32), nn.ReLU(), nn.Linear(32, 16))
+        self.out = nn.Linear(17, 1)
+
+    def forward(self, age: Tensor, item: Tensor, price: Tensor) -> Tensor:
+        hidden = self.tower(torch.cat([self.items(item), (price / 5).clamp(-3, 3).unsqueeze(-1)], -1))
+        gap = ((price - age) / 5).clamp(-3, 3).unsqueeze(-1)
+        return torch.sigmoid(self.out(torch.cat([hidden, gap], -1))).squeeze(-1)
+
+
+def test_a_feature_that_both_parts_take_is_overridden_in_both(tmp_path):
+    torch.manual_seed(3)
+    module = Both().eval()
+    world = build_world(tmp_path)
+    items = {"items.json": world.vocabularies()["items.json"]}
+    world = replace(world, ranker=(Both.inputs, ranker(module, Both.inputs, items).model))
+    folder = world.bundles / publish_bundle(world)
+    split = Signature.load(folder / "models/ranking").graphs[Role.RANKER].split
+    assert split is not None
+    assert split.item is not None
+    assert "price" in split.item.inputs
+    assert "price" in split.cross.inputs, "otherwise this test proves nothing"
+
+    def wanted(prices: list[float]) -> dict[str, float]:
+        with torch.no_grad():
+            scores = module(torch.tensor([1]), torch.arange(1, 5), torch.tensor(prices))
+        return dict(zip(TEN[:4], scores.tolist(), strict=True))
+
+    with serving(world) as (_, stub):
+        assert_scores(stub.Rank(rank(1, TEN[:4])), wanted([n / 8 for n in range(1, 5)]))
+        request = rank(1, TEN[:4])
+        request.candidate_features["catalogue:price"].float_values.values.extend([9.0, 7.0, 5.0, 3.0])
+        assert_scores(stub.Rank(request), wanted([9.0, 7.0, 5.0, 3.0]))
 
 
 class TestFresh:

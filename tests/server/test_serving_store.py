@@ -12,6 +12,7 @@ from support.serving_stores import locked
 from support.serving_world import build_world, rows
 
 from feast_recsys.bundle.columns import Column, DType
+from feast_recsys.bundle.errors import DeadlineExceeded, InvalidArgument
 from feast_recsys.bundle.signature import Role, Side
 from feast_recsys.features.plan import compile_plan
 from feast_recsys.features.reader import OnlineReader
@@ -137,6 +138,10 @@ def test_when_no_read_is_answered_further_ones_are_refused_at_once(own_redis, tm
     reads = StoreReads(threads=2, timeout=0.2, policy="degrade", metrics=metrics)
     reads.start()
     with own_redis.frozen():
+        for _ in range(3 if bounded else 0):  # callers in a hurry say nothing of the store
+            hurried = reads.begin_user(source, {"user_id": 1}, {})
+            with pytest.raises(DeadlineExceeded):
+                reads.user(source, hurried, Deadline.within(0.02))
         for n in (1, 2):
             assert read().degraded == (UNAVAILABLE,)
             assert failed("timeout") == n
@@ -146,6 +151,9 @@ def test_when_no_read_is_answered_further_ones_are_refused_at_once(own_redis, tm
             assert read().degraded == (UNAVAILABLE,)
             assert failed("refused") == n
         assert reads.user(source, probe, Deadline()).degraded == (UNAVAILABLE,)
+        if bounded:  # a wrong request must not keep the place of the one that goes and looks
+            with pytest.raises(InvalidArgument):
+                reads.begin_user(source, {}, {})
     wait_for(lambda: not read().degraded, "the store to be asked again")
     assert read().columns["profile:age"].to_list() == [1]
     reads.stop()

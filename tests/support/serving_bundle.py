@@ -36,8 +36,11 @@ def export_models(world: World, folder: Path, *, seed: int = 0) -> dict[str, Sig
         {Role.QUERY_ENCODER: user_inputs(world.text), Role.ITEM_ENCODER: item_inputs(world.text)},
         known, dimension=DIMENSION, seed=seed,
     )  # fmt: skip
-    inputs = tuple(replace(i, fresh=i.feature in world.fresh) for i in ranker_inputs(world.text))
-    model = soften(graphs.graph(inputs, known, DIMENSION, ranker=True, seed=seed))
+    if world.ranker is not None:
+        inputs, model = world.ranker
+    else:
+        inputs = tuple(replace(i, fresh=i.feature in world.fresh) for i in ranker_inputs(world.text))
+        model = soften(graphs.graph(inputs, known, DIMENSION, ranker=True, seed=seed))
     ranking = save_ranker(folder / "ranking", inputs, model, known if world.split else None)
     return {"retrieval": retrieval, "ranking": ranking}
 
@@ -47,7 +50,7 @@ def save_ranker(
 ) -> Signature:
     """Writes an exported ranking model; split, if its vocabularies are given."""
     folder.mkdir(parents=True, exist_ok=True)
-    graph = graphs.save_graph(folder, Graph(Role.RANKER, tuple(inputs), "output"), model)
+    graph = graphs.save_graph(folder, Graph(Role.RANKER, tuple(inputs), model.graph.output[0].name), model)
     if known is not None:
         result = _split(graph, model.SerializeToString(), tuple(known.items()))
         for name, content in result.files.items():
@@ -104,8 +107,8 @@ def publish_bundle(
     encode = signatures["retrieval"].graphs[Role.ITEM_ENCODER].inputs
     vectors = [graphs.expected(encode, world.vocabularies(), row, DIMENSION, seed) for row in rows]
     save_vectors(staged / "vectors.npy", np.array(vectors, np.float32).reshape(len(ids), DIMENSION))
-    inputs = ranker_inputs(world.text)
     for graph in signatures["ranking"].graphs.values():
+        inputs = graph.inputs
         if graph.split is not None and graph.split.item is not None:
             part = load_split(staged / "models/ranking", graph.split, item=True).item
             assert part is not None

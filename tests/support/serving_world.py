@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from feast import ValueType
 from feast.types import Array, Bool, Float32, Int64, String
+from onnx import ModelProto
 from support.feast_repo import View, at, feast_repo
 
 from feast_recsys.bundle.columns import DType
@@ -73,13 +74,15 @@ def ranker_inputs(text: bool) -> tuple[Input, ...]:
 class World:
     """A repository with materialized features, its ids, and how its bundles are to be made.
 
-    `split` rankers come in parts; `fresh` features of items are read at each request.
+    `split` rankers come in parts; `fresh` features of items are read at each request; a `ranker` of one's own is its
+    inputs and its graph.
     """
 
     repo: Repo
     text: bool
     split: bool = True
     fresh: frozenset[str] = frozenset()
+    ranker: tuple[tuple[Input, ...], ModelProto] | None = None
 
     @property
     def bundles(self) -> Path:

@@ -163,7 +163,7 @@ class Call:
             MissingFeature: an item lacks a required feature.
         """
         parts = ranker.parts
-        if parts is not None and any(spec.feature in given for spec in parts.hoisted):
+        if parts is not None and not parts.computed.isdisjoint(given):
             parts = None
         inputs = ranker.whole.item_inputs if parts is None else parts.raw
         columns = item_columns(inputs, self.snapshot, rows, given)
@@ -234,7 +234,7 @@ class Gathered:
     Attributes:
         rows: [m] rows of the snapshot.
         tensors: m rows of each input that is not in the kept columns, by input name.
-        whole: Whether the whole graph must run: a feature that was hoisted is given by the request.
+        whole: Whether the whole graph must run: a feature that the item part took is given by the request.
     """
 
     rows: Rows

@@ -1,7 +1,7 @@
 """Retrieve, Rank and Recommend, without a transport: values in, values out, errors of `bundle.errors`.
 
-A call takes the serving state once and works on that to its end, whatever is swapped meanwhile. The user is read in
-another thread while this one looks at what the request says of items.
+A call takes the serving state once and works on that to its end, whatever is swapped meanwhile. The user's read is
+begun before the call looks at what the request says of items, and waited for afterwards.
 """
 
 from __future__ import annotations

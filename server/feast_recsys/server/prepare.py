@@ -140,7 +140,9 @@ class _Preparation:
         if split is None or loaded is None:
             return None
         hoisted = tuple(i for i in ranker.item_inputs if i.name in split.hoisted)
-        stale = ", ".join(i.feature for i in hoisted if i.feature in fresh)
+        taken = split.item.inputs if split.item is not None else ()
+        computed = frozenset(i.feature for i in ranker.item_inputs if i.name in taken)
+        stale = ", ".join(sorted(computed.intersection(fresh)))
         if stale:
             logger.warning(
                 "the ranker of %r is served whole: it was split before the views of %s became fresh; export it again",
@@ -154,6 +156,7 @@ class _Preparation:
             split,
             loaded,
             self.loaded.item_columns,
+            computed,
             hoisted,
             raw=tuple(i for i in ranker.item_inputs if i.name in split.cross.inputs),
             complete=None if complete is None or complete.all() else complete,

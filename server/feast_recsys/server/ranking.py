@@ -30,7 +30,8 @@ class Parts:
         split: What goes from where to where.
         loaded: User part and cross part.
         columns: What the item part gave, [n, width] each, in the order of its outputs.
-        hoisted: Inputs that the item part has taken already.
+        computed: Features that the item part has taken already: what it gave does not hold for other values of them.
+        hoisted: Inputs that only the item part takes, so that a call gathers none of their values.
         raw: Inputs of candidates that the cross part takes as they are.
         complete: [n] bool, the items for which no default stands in for a hoisted value; None if that is all of them.
     """
@@ -38,6 +39,7 @@ class Parts:
     split: Split
     loaded: LoadedSplit
     columns: tuple[Array, ...]
+    computed: frozenset[str]
     hoisted: tuple[Input, ...]
     raw: tuple[Input, ...]
     complete: npt.NDArray[np.bool_] | None

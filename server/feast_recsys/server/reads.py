@@ -128,8 +128,9 @@ class StoreReads:
                 return Read(None, limit)
             try:
                 return Read(source.fast.begin(ids, request), limit)
-            except OnlineStoreUnavailable as error:
-                return Read(_failed(error), limit)
+            except RecsysError:  # the request is wrong; of the store nothing was learned
+                self._release()
+                raise
         read = source.reader.read
         return self._hand_over(lambda: read({k: [v] for k, v in ids.items()}, {k: [v] for k, v in request.items()}))
 
@@ -154,7 +155,7 @@ class StoreReads:
             self._give_up(read.job)
         elif read.job is not None:
             read.job.abandon()
-            self._answered(True)
+            self._release()
 
     def user(self, source: Source, read: Read, deadline: Deadline) -> User:
         """Waits for a user, until the read's own limit or the call's.
@@ -229,10 +230,14 @@ class StoreReads:
         try:
             columns = pending.result(max(until - time.monotonic(), 0.0))
         except OnlineStoreUnavailable as error:
-            late = time.monotonic() >= until
-            self._answered(not late)
-            if not late:
+            now = time.monotonic()
+            if now < until:
+                self._answered(True)
                 raise self._failed(error) from error
+            if now < limit:  # a caller in a hurry says nothing of the store
+                self._release()
+                deadline.check("waiting for the online store")
+            self._answered(False)
             deadline.check("waiting for the online store")
             raise self._timed_out() from error
         except RecsysError:
@@ -240,6 +245,11 @@ class StoreReads:
             raise
         self._answered(True)
         return columns
+
+    def _release(self) -> None:
+        """Lets the next read go and look."""
+        with self._lock:
+            self._probing = False
 
     def _answered(self, in_time: bool) -> None:
         if in_time and not self._unanswered:
@@ -284,11 +294,3 @@ class StoreReads:
                 job.finished = True
                 self._hanging -= job.given_up
             job.lock.release()
-
-
-def _failed(error: Exception) -> _Job:
-    """A read that is over before it began."""
-    job = _Job(dict)
-    job.error = error
-    job.lock.release()
-    return job

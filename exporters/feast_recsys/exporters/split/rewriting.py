@@ -57,10 +57,14 @@ class _Rewriter:
             bench.replace(output, name)
             self._note("a chain of products with matrices of the user as one")
             return
-        if (found := find_factor(bench, node)) is not None and shape:
+        # What is done to all pieces of a concatenation alike, such as scaling, goes to each of them.
+        joined = any(name in self._pieces for name in node.input)
+        pieces = carry(bench, node, self._pieces) if joined else None
+        if pieces is None and (found := find_factor(bench, node)) is not None and shape:
             bench.factors[output] = found
             return
-        pieces = carry(bench, node, self._pieces)
+        if not joined:
+            pieces = carry(bench, node, self._pieces)
         if (summands := self._summands(node)) is not None:
             for name in (output, *(pieces.names if pieces is not None else ())):
                 bench.sums[name] = summands
