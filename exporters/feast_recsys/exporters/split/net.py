@@ -105,10 +105,6 @@ class Net:
         """The model of all nodes."""
         return self.model(self.nodes, list(self.inputs.values()), [self.output])
 
-    def producers(self) -> dict[str, NodeProto]:
-        """The node of every tensor that is computed."""
-        return {name: node for node in self.nodes for name in node.output if name}
-
     def prune(self) -> None:
         """Drops nodes that nothing needs."""
         self.nodes = needed(self.nodes, {self.output.name})
