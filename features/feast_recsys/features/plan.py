@@ -134,7 +134,7 @@ def compile_plan(repo: Repo, references: Sequence[str], side: Side, *feature_ser
         InvalidRepository: a view or feature does not exist, is of the other side, of a type that is not supported,
             or may not be served now (disabled, offline only, never or just being materialized); says what to do.
     """
-    repo.store.refresh_registry()  # type: ignore[no-untyped-call]
+    repo.store.refresh_registry()  # type: ignore[no-untyped-call]  # Feast has no annotation here
     wanted = tuple(dict.fromkeys(references))
     by_view: dict[str, list[str]] = {}
     for reference in wanted:
@@ -153,7 +153,7 @@ def compile_service_plan(repo: Repo, feature_service: str) -> ReadPlan:
     Raises:
         InvalidRepository: what `views_of_service` and `compile_plan` raise.
     """
-    repo.store.refresh_registry()  # type: ignore[no-untyped-call]
+    repo.store.refresh_registry()  # type: ignore[no-untyped-call]  # Feast has no annotation here
     named = [
         (view, [f"{view.name}:{feature}" for feature in view.features])
         for view in views_of_service(repo, feature_service)

@@ -59,7 +59,7 @@ def point_in_time(
         InvalidArgument: a column of `rows` is missing, of another type, or holds nulls; or a moment has no time zone.
         InvalidRepository: a view or feature does not exist or is not supported, or its source can't be read.
     """
-    repo.store.refresh_registry()  # type: ignore[no-untyped-call]
+    repo.store.refresh_registry()  # type: ignore[no-untyped-call]  # Feast has no annotation here
     wanted = tuple(dict.fromkeys(references))
     by_view: dict[str, list[str]] = {}
     for reference in wanted:

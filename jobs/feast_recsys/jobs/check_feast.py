@@ -58,7 +58,7 @@ def check_configuration(repo: Repo) -> Iterator[Finding]:
 def check_registry(repo: Repo) -> Iterator[Finding]:
     """Whether the registry can be read and holds anything."""
     try:
-        repo.store.refresh_registry()  # type: ignore[no-untyped-call]
+        repo.store.refresh_registry()  # type: ignore[no-untyped-call]  # Feast has no annotation here
         views = repo.store.registry.list_all_feature_views(repo.store.project, allow_cache=True)
     except Exception as error:  # registries raise whatever their drivers raise
         message = f"the registry can't be read: {type(error).__name__}: {error}"

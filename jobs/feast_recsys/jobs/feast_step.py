@@ -49,7 +49,7 @@ def materialize_views(
     Raises:
         JobFailed: Feast failed; names the view.
     """
-    repo.store.refresh_registry()  # type: ignore[no-untyped-call]
+    repo.store.refresh_registry()  # type: ignore[no-untyped-call]  # Feast has no annotation here
     views, skipped = _views(repo)
     materialized, current = [], []
     for n, view in enumerate(views):

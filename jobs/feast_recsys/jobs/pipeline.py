@@ -106,7 +106,7 @@ class _Job:
 
     def _open_models(self) -> tuple[Models, list[VectorView]]:
         with self.journal.step("open models") as outcome:
-            self.repo.store.refresh_registry()  # type: ignore[no-untyped-call]
+            self.repo.store.refresh_registry()  # type: ignore[no-untyped-call]  # Feast has no annotation here
             models = {
                 (recommender, role): open_model(self.repo, recommender, role, name)
                 for (recommender, role), name in model_names(self.repo).items()
