@@ -50,6 +50,9 @@ class Index(Protocol):
             in the order of the rows.
         """
 
+    def vectors_of(self, rows: Rows) -> Vectors:
+        """[m, d] float32: the vectors of some items."""
+
 
 @dataclass(frozen=True)
 class ExactIndex:
@@ -83,6 +86,10 @@ class ExactIndex:
             row[blocked] = -np.inf
         return _best(scores, min(k, n))
 
+    def vectors_of(self, rows: Rows) -> Vectors:
+        """See Index.vectors_of."""
+        return np.asarray(self.vectors.take(rows, axis=0))
+
     def _gathered(self, queries: Vectors, rows: Rows) -> Vectors:
         """[B, len(rows)] scores of some rows."""
         scores = np.empty((len(queries), len(rows)), np.float32)
@@ -90,6 +97,23 @@ class ExactIndex:
             part = slice(start, start + _GATHERED)
             scores[:, part] = queries @ self.vectors.take(rows[part], axis=0).T
         return scores
+
+
+def mean_direction(vectors: Vectors, *, bias: bool) -> Vectors:
+    """A query for items like some: the mean of their vectors, each scaled to unit length.
+
+    Args:
+        vectors: [m, d] float32, m at least 1.
+        bias: Whether the last column is a bias. It says nothing of likeness: the query has a 0 there.
+
+    Returns:
+        [1, d] float32; zeros where all vectors are.
+    """
+    query = vectors.astype(np.float32)
+    if bias:
+        query[:, -1] = 0.0
+    lengths = np.linalg.norm(query, axis=1, keepdims=True)
+    return np.asarray(np.mean(query / np.where(lengths > 0, lengths, 1.0), axis=0, keepdims=True), np.float32)
 
 
 def _best(scores: Vectors, k: int) -> tuple[Rows, Vectors]:

@@ -6,6 +6,7 @@ the server and `doctor`; users write the same form, without the file names, to e
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -78,6 +79,8 @@ class Input:
             input is not categorical.
         fresh: Whether a server reads the value of an item at each request (its view is tagged
             `recsys/freshness: online`), so that nothing is computed from it beforehand.
+        audio: The feature names a sound file, and these settings of `features.audio.LogMel` say how it becomes the
+            list of numbers that the graph takes; None if the feature's value itself is taken.
     """
 
     name: str
@@ -90,6 +93,7 @@ class Input:
     required: bool = False
     vocabulary: str | None = None
     fresh: bool = False
+    audio: Mapping[str, float] | None = None
 
     @property
     def is_list(self) -> bool:
@@ -150,6 +154,7 @@ class Signature:
         stage: Which call it serves.
         graphs: By role: both encoders for retrieval, the ranker for ranking.
         dimension: Width of the vectors of a retrieval model; 0 for a ranker.
+        bias: Whether the last number of an item vector is a bias, for which query vectors have a 1.
         metadata: Facts for people and `doctor`: library versions, training data, metrics, parity. Plain YAML.
     """
 
@@ -158,6 +163,7 @@ class Signature:
     graphs: Mapping[Role, Graph]
     dimension: int = 0
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    bias: bool = False
 
     def __post_init__(self) -> None:
         _check(self)
@@ -169,7 +175,10 @@ class Signature:
     def save(self, folder: Path) -> Path:
         """Writes `model.yaml` into the folder and returns its path."""
         path = folder / SIGNATURE_FILE
-        text = yaml.safe_dump(to_dict(self), sort_keys=False, allow_unicode=True, width=110)
+        document = to_dict(self)
+        text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=110)
+        if any(mark in text for mark in "\x85\u2028\u2029"):  # a reader of YAML takes these for line breaks
+            text = yaml.safe_dump(document, sort_keys=False, width=110)
         path.write_text(text, encoding="utf-8")
         return path
 
@@ -204,6 +213,8 @@ def to_dict(signature: Signature) -> dict[str, Any]:
     document: dict[str, Any] = {"format": FORMAT, "name": signature.name, "stage": signature.stage.value}
     if signature.dimension:
         document["dimension"] = signature.dimension
+    if signature.bias:
+        document["bias"] = True
     return document | {"graphs": graphs, "metadata": dict(signature.metadata)}
 
 
@@ -214,7 +225,7 @@ def from_dict(document: Any) -> Signature:
         InvalidSignature: names the input and the key that is wrong.
     """
     _expect(isinstance(document, dict), "a signature is a YAML mapping with name, stage and graphs")
-    _only(document, {"format", "name", "stage", "dimension", "graphs", "metadata"}, "signature")
+    _only(document, {"format", "name", "stage", "dimension", "bias", "graphs", "metadata"}, "signature")
     version = document.get("format", FORMAT)
     _expect(
         version == FORMAT,
@@ -232,6 +243,7 @@ def from_dict(document: Any) -> Signature:
         graphs,
         _typed(document, "dimension", int, 0, ""),
         _typed(document, "metadata", dict, {}, ""),
+        _typed(document, "bias", bool, False, ""),
     )
 
 
@@ -267,12 +279,14 @@ def _input_to_dict(spec: Input) -> dict[str, Any]:
         entry["vocabulary"] = spec.vocabulary
     if spec.fresh:
         entry["fresh"] = True
+    if spec.audio is not None:
+        entry["audio"] = dict(spec.audio)
     return entry
 
 
 def _input_from_dict(entry: Any, path: str) -> Input:
     _expect(isinstance(entry, dict), "an input is a mapping with feature, side and dtype", path)
-    known = {"name", "feature", "side", "dtype", "max_length", "pad", "default", "required", "vocabulary", "fresh"}
+    known = {f.name for f in dataclasses.fields(Input)}
     _only(entry, known, path)
     for key in ("feature", "side", "dtype"):
         _expect(
@@ -293,6 +307,7 @@ def _input_from_dict(entry: Any, path: str) -> Input:
         _typed(entry, "required", bool, False, path),
         _typed(entry, "vocabulary", str, None, path),
         _typed(entry, "fresh", bool, False, path),
+        _typed(entry, "audio", dict, None, path),
     )
 
 
@@ -307,6 +322,7 @@ def _check(signature: Signature) -> None:
     )
     if signature.stage is Stage.RETRIEVAL:
         _expect(signature.dimension > 0, "a retrieval model needs its vectors' dimension", "dimension")
+    _expect(signature.stage is Stage.RETRIEVAL or not signature.bias, "a ranker has no vectors with a bias", "bias")
     for role, graph in signature.graphs.items():
         _check_split(graph)
         names = [i.name for i in graph.inputs]
@@ -323,6 +339,11 @@ def _check(signature: Signature) -> None:
                 role is not Role.ITEM_ENCODER or spec.source != "request",
                 f"{spec.feature}: the item encoder runs in the materialization job, where there is no request",
                 f"{path}.feature",
+            )
+            _expect(
+                spec.audio is None or role is Role.ITEM_ENCODER,
+                f"{spec.feature}: sound is read by the materialization job, for the item encoder only",
+                f"{path}.audio",
             )
             _check_input(spec, path)
 
@@ -369,6 +390,11 @@ def _check_input(spec: Input, path: str) -> None:
         not spec.is_list or _fits(spec.pad, spec.dtype),
         f"{spec.feature}: pad {spec.pad!r} is no {spec.dtype.value}; give one of that type",
         f"{path}.pad",
+    )
+    _expect(
+        spec.audio is None or (spec.is_list and spec.dtype is DType.FLOAT32),
+        f"{spec.feature}: sound becomes a list of float32; give max_length and dtype accordingly",
+        f"{path}.audio",
     )
     _expect(
         spec.dtype is not DType.STRING or spec.vocabulary is not None,

@@ -40,8 +40,9 @@ class Eligibility:
     exclude_seen: bool | None
 
 
+_USER = click.option("-u", "--user", required=True, metavar="ID", help="Who asks.")
+_NO_USER = click.option("-u", "--user", default="", metavar="ID", help="Who asks.  [needed without --like]")
 _CALL = (
-    click.option("-u", "--user", required=True, metavar="ID", help="Who asks."),
     click.option("-r", "--recommender", metavar="NAME", help="Which recommender.  [default: the only one]"),
     click.option(
         "-k",
@@ -71,7 +72,12 @@ _ELIGIBILITY = (
 
 def call_options(command: Callable[..., None]) -> Callable[..., None]:
     """Adds the options of Call and passes them as `call`."""
-    return _options(command, _CALL, "call", Call)
+    return _options(command, (_USER, *_CALL), "call", Call)
+
+
+def item_call_options(command: Callable[..., None]) -> Callable[..., None]:
+    """As `call_options`, for a command that may be about items alone."""
+    return _options(command, (_NO_USER, *_CALL), "call", Call)
 
 
 def eligibility_options(command: Callable[..., None]) -> Callable[..., None]:

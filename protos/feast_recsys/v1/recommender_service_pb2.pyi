@@ -49,7 +49,7 @@ USER_STATUS_KNOWN: UserStatus
 USER_STATUS_UNKNOWN: UserStatus
 
 class RetrieveRequest(_message.Message):
-    __slots__ = ("recommender", "user_id", "top_k", "context", "filter", "exclude_item_ids", "exclude_seen", "bundle_id", "entity_keys")
+    __slots__ = ("recommender", "user_id", "top_k", "context", "filter", "exclude_item_ids", "exclude_seen", "bundle_id", "entity_keys", "seed_item_ids")
     class ContextEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -73,6 +73,7 @@ class RetrieveRequest(_message.Message):
     EXCLUDE_SEEN_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     ENTITY_KEYS_FIELD_NUMBER: _ClassVar[int]
+    SEED_ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
     recommender: str
     user_id: str
     top_k: int
@@ -82,17 +83,20 @@ class RetrieveRequest(_message.Message):
     exclude_seen: bool
     bundle_id: str
     entity_keys: _containers.ScalarMap[str, str]
-    def __init__(self, recommender: _Optional[str] = ..., user_id: _Optional[str] = ..., top_k: _Optional[int] = ..., context: _Optional[_Mapping[str, Value]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., exclude_item_ids: _Optional[_Iterable[str]] = ..., exclude_seen: bool = ..., bundle_id: _Optional[str] = ..., entity_keys: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    seed_item_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, recommender: _Optional[str] = ..., user_id: _Optional[str] = ..., top_k: _Optional[int] = ..., context: _Optional[_Mapping[str, Value]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., exclude_item_ids: _Optional[_Iterable[str]] = ..., exclude_seen: bool = ..., bundle_id: _Optional[str] = ..., entity_keys: _Optional[_Mapping[str, str]] = ..., seed_item_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RetrieveResponse(_message.Message):
-    __slots__ = ("item_ids", "scores", "info")
+    __slots__ = ("item_ids", "scores", "info", "unknown_item_ids")
     ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     INFO_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
     item_ids: _containers.RepeatedScalarFieldContainer[str]
     scores: _containers.RepeatedScalarFieldContainer[float]
     info: ResponseInfo
-    def __init__(self, item_ids: _Optional[_Iterable[str]] = ..., scores: _Optional[_Iterable[float]] = ..., info: _Optional[_Union[ResponseInfo, _Mapping]] = ...) -> None: ...
+    unknown_item_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, item_ids: _Optional[_Iterable[str]] = ..., scores: _Optional[_Iterable[float]] = ..., info: _Optional[_Union[ResponseInfo, _Mapping]] = ..., unknown_item_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RankRequest(_message.Message):
     __slots__ = ("recommender", "user_id", "item_ids", "top_k", "context", "candidate_features", "bundle_id", "entity_keys")

@@ -10,7 +10,7 @@ import numpy as np
 
 from feast_recsys.bundle.columns import Array, Column
 from feast_recsys.bundle.errors import InvalidArgument, MissingFeature, OnlineStoreUnavailable, RecsysError
-from feast_recsys.bundle.index import Allow, Rows, Vectors
+from feast_recsys.bundle.index import Allow, Rows, Vectors, mean_direction
 from feast_recsys.bundle.signature import Input
 from feast_recsys.bundle.snapshot import Snapshot
 from feast_recsys.bundle.tensors import to_tensor, to_tensors
@@ -37,7 +37,7 @@ class Call:
     Attributes:
         state: The bundle, taken once.
         served: The recommender.
-        key: The user's id.
+        key: The user's id; None where the request is about items alone.
         ids: Ids by join key: the user's, and those of further entities that came with the request.
         request: The request's context as it came, for on-demand views.
         context: Columns of one row by feature, from the request.
@@ -52,7 +52,7 @@ class Call:
 
     state: ServingState
     served: Served
-    key: Key
+    key: Key | None
     ids: Mapping[str, Key]
     request: Mapping[str, ContextValue]
     context: Mapping[str, Column]
@@ -106,7 +106,7 @@ class Call:
             except InvalidArgument as error:
                 raise self._in_terms_of_the_request(error) from error
         self.columns = {**self.served.unset, **self.user.columns, **self.context}
-        if self.served.takes_user_id:
+        if self.served.takes_user_id and self.key is not None:
             key = self.state.user_key
             self.columns[f"entity:{key.join_key}"] = complete(key.dtype, np.array([self.key], key.dtype.numpy))
         for reference in source.inputs if source is not None else ():
@@ -130,10 +130,20 @@ class Call:
         vectors = self.served.query.graph.run(self._user_tensors(self.served.query))
         self._check_finite(vectors, self.served.query)
         self.stages.done("encode")
+        return self._search(vectors, k, allow, exclude_seen)
+
+    def search_like(self, seeds: Rows, k: int, allow: Allow | None, exclude_seen: bool) -> tuple[Rows, Vectors]:
+        """The k items most like some others, without these: rows and scores, best first."""
+        allow = without(allow, seeds, len(self.snapshot))
+        query = mean_direction(self.served.index.vectors_of(seeds), bias=self.served.bias)
+        self.stages.done("encode")
+        return self._search(query, k, allow, exclude_seen)
+
+    def _search(self, query: Vectors, k: int, allow: Allow | None, exclude_seen: bool) -> tuple[Rows, Vectors]:
         if exclude_seen:
             lists = [self.columns[reference] for reference in self.served.settings.seen]
             allow = without(allow, seen_rows(lists, self.snapshot), len(self.snapshot))
-        rows, scores = self.served.index.search(vectors, k, allow)
+        rows, scores = self.served.index.search(query, k, allow)
         self.stages.done("search")
         return rows[0], scores[0]
 

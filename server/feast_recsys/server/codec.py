@@ -53,6 +53,7 @@ def retrieve_query(request: pb.RetrieveRequest) -> RetrieveQuery:
         context=_context(request.context),
         bundle_id=request.bundle_id,
         eligibility=_eligibility(request),
+        seed_item_ids=tuple(request.seed_item_ids),
     )
 
 
@@ -86,7 +87,12 @@ def recommend_query(request: pb.RecommendRequest) -> RecommendQuery:
 
 def retrieve_response(result: Retrieved) -> pb.RetrieveResponse:
     """Encodes an answer."""
-    return pb.RetrieveResponse(item_ids=result.item_ids, scores=result.scores.tolist(), info=_info(result.info))
+    return pb.RetrieveResponse(
+        item_ids=result.item_ids,
+        scores=result.scores.tolist(),
+        info=_info(result.info),
+        unknown_item_ids=result.unknown_item_ids,
+    )
 
 
 def rank_response(result: Ranked) -> pb.RankResponse:

@@ -6,6 +6,8 @@ begun before the call looks at what the request says of items, and waited for af
 
 from __future__ import annotations
 
+import numpy as np
+
 from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import InvalidArgument
 from feast_recsys.features.settings import Serving
@@ -50,7 +52,7 @@ class Engine:
         return name if name in known else known[0] if not name and len(known) == 1 else ""
 
     def retrieve(self, query: RetrieveQuery, deadline: Deadline) -> Retrieved:
-        """The items nearest to the user's query vector.
+        """The items nearest to the user's query vector, or to the seed items of the request.
 
         Raises:
             RecsysError: the request is wrong, or it can't be answered now.
@@ -58,12 +60,33 @@ class Engine:
         with self._open("Retrieve", query, deadline) as call:
             limit = self._serving.max_top_k
             k = count(query.top_k, default=call.served.settings.candidates, limit=limit, field="top_k")
+            if query.seed_item_ids:
+                return self._retrieve_like(call, query, k)
             exclude_seen = self._check(query.eligibility, call.served)
             call.begin_user(Need(query=True, rank=False, seen=exclude_seen))
             allow = call.allowed(query.eligibility)
             call.read_user()
             rows, scores = call.search(k, allow, exclude_seen)
             return Retrieved(call.snapshot.ids_of(rows), scores, call.info(exclude_seen))
+
+    def _retrieve_like(self, call: Call, query: RetrieveQuery, k: int) -> Retrieved:
+        """The items most like the seed items. The user, if there is one, only says what was seen."""
+        check_size(query.seed_item_ids, limit=self._serving.max_candidates, field="seed_item_ids")
+        exclude_seen = self._check(query.eligibility, call.served)
+        if call.key is None:
+            if query.eligibility.exclude_seen:
+                raise InvalidArgument("exclude_seen: nobody has seen anything without a user_id", field="exclude_seen")
+            exclude_seen = False
+        if exclude_seen:
+            call.begin_user(Need(query=False, rank=False, seen=True))
+        seeds = candidates(query.seed_item_ids, call.snapshot)
+        allow = call.allowed(query.eligibility)
+        if exclude_seen:
+            call.read_user()
+        if not len(seeds.rows):
+            return Retrieved([], np.empty(0, np.float32), call.info(exclude_seen), seeds.unknown)
+        rows, scores = call.search_like(seeds.rows, k, allow, exclude_seen)
+        return Retrieved(call.snapshot.ids_of(rows), scores, call.info(exclude_seen), seeds.unknown)
 
     def rank(self, query: RankQuery, deadline: Deadline) -> Ranked:
         """The given items in order of probability; equal ones in the order of the request.
@@ -117,11 +140,15 @@ class Engine:
         stages = Stages(self._metrics, rpc, deadline)
         state = self._shelf.held.choose(query.bundle_id)
         served = state.recommender(query.recommender)
-        try:
-            key = state.user_key.parse(query.user_id)
-        except InvalidArgument as error:
-            raise wrong_user_id(error) from error
-        ids = {state.user_key.join_key: key, **further_ids(query.entity_keys, served.entity_keys)}
+        key = None
+        if query.user_id or not (isinstance(query, RetrieveQuery) and query.seed_item_ids):
+            try:
+                key = state.user_key.parse(query.user_id)
+            except InvalidArgument as error:
+                raise wrong_user_id(error) from error
+        ids = further_ids(query.entity_keys, served.entity_keys)
+        if key is not None:
+            ids = {state.user_key.join_key: key, **ids}
         context = context_columns(query.context, served.context)
         stages.done("request")
         return Call(state, served, key, ids, query.context, context, deadline, stages, self._metrics, self._reads)

@@ -105,6 +105,7 @@ class _Preparation:
             self.settings,
             query,
             self.loaded.index,
+            self.loaded.retrieval.bias,
             Ranker(ranker, self._parts(ranker, fresh), self._batch()) if ranker else None,
             sources=sources,
             context=context,

@@ -57,9 +57,14 @@ class Eligibility:
 
 @dataclass(frozen=True, kw_only=True)
 class RetrieveQuery(Query):
-    """The nearest items to a user. `top_k` 0 means the recommender's default."""
+    """The nearest items to a user, or to some items. `top_k` 0 means the recommender's default.
+
+    Attributes:
+        seed_item_ids: Items like these are wanted, whatever the user likes; then `user_id` may be empty.
+    """
 
     eligibility: Eligibility = Eligibility()
+    seed_item_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +100,12 @@ class Info:
 
 @dataclass(frozen=True)
 class Retrieved:
-    """Items and their inner products, [m] float32, best first."""
+    """Items and their inner products, [m] float32, best first; and the seeds that the catalogue does not have."""
 
     item_ids: list[str]
     scores: npt.NDArray[np.float32]
     info: Info
+    unknown_item_ids: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ class Need(NamedTuple):
 
 NEEDS = (
     Need(query=False, rank=False, seen=False),  # Rank without candidates
+    Need(query=False, rank=False, seen=True),  # Retrieve by seed items
     Need(query=False, rank=True, seen=False),  # Rank
     Need(query=True, rank=False, seen=False),  # Retrieve
     Need(query=True, rank=False, seen=True),
@@ -54,6 +55,7 @@ class Served:
         settings: Its section.
         query: The query encoder.
         index: The item vectors, row by row as in the snapshot.
+        bias: Whether their last column is a bias.
         ranker: None if the recommender only retrieves.
         sources: What to read of a user, by need; None where there is nothing to read.
         context: What `context` may hold, by name.
@@ -68,6 +70,7 @@ class Served:
     settings: Recommender
     query: Stage
     index: Index
+    bias: bool
     ranker: Ranker | None
     sources: Mapping[Need, Source | None]
     context: Mapping[str, Slot]
