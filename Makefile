@@ -35,8 +35,8 @@ serve: $(STAMP) ## Keep the demo's server up
 test: $(STAMP) redis ## Run all tests, on SQLite and on a real Redis
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-bench: $(STAMP) redis ## Measure server, peers and floors against one another; BENCH=full for the whole matrix
-	@$(BIN)/python -m benchmarks $(if $(filter full,$(BENCH)),--full)
+bench: $(STAMP) redis ## Measure server, peers and floors in five minutes; BENCH=thorough, BENCH=full for more
+	@$(BIN)/python -m benchmarks $(if $(filter thorough full,$(BENCH)),--$(BENCH))
 
 lint: $(STAMP) ## Lint, format check, types, room rules
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check -q . && $(BIN)/mypy && $(BIN)/lint-imports

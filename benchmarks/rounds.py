@@ -21,12 +21,20 @@ class Pace:
     """How long and how often.
 
     Attributes:
-        rounds: Times that each contender has its turn.
+        rounds: Times that each contender has its turn, and starts of a server.
         seconds: Length of a turn.
+        swaps: Swaps of a bundle under load.
+        steady: Seconds of load before each swap.
     """
 
     rounds: int
     seconds: float
+    swaps: int = 2
+    steady: float = 5.0
+
+
+QUICK = Pace(4, 1.0)
+THOROUGH = Pace(5, 1.5, swaps=4, steady=8.0)
 
 
 @dataclass

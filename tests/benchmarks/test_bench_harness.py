@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 from benchmarks import content
 from benchmarks.contenders import ECHO, NAIVE, OURS, Cores, Place, command, start, workers_supported
+from benchmarks.estimate import estimate
 from benchmarks.floors import ENCODER, INDEX, ONNX, READ, READ_HISTORY, Parts, measure
 from benchmarks.goals import goals
 from benchmarks.load import Loader
+from benchmarks.matrix import full_plans, quick_plans, thorough_plans
 from benchmarks.peers import echo
 from benchmarks.peers.handwritten import HandWritten
 from benchmarks.peers.naive import NaivePeer
 from benchmarks.processes import Child, Died, cpu_seconds, memory, tree
 from benchmarks.report import print_report
-from benchmarks.rounds import Cell, Pace, ratio
+from benchmarks.rounds import QUICK, THOROUGH, Cell, Pace, ratio
 from benchmarks.rounds import measure as measure_cell
 from benchmarks.traffic import TOP_K, Traffic, rank_traffic, read, retrieve_traffic
 from benchmarks.verify import Disagreement, same_ranks
@@ -195,6 +197,51 @@ def test_goals_compare_with_what_was_measured(rate: float, reached: bool) -> Non
     over_naive = found["Rank(500), Redis: throughput over the naive peer's"]
     assert (over_naive["value"], over_naive["reached"]) == (rate, reached)
     assert found["Rank(100), Redis: throughput over the naive peer's"]["reached"] is None
+
+
+PLANS = {"quick": quick_plans, "thorough": thorough_plans, "full": full_plans}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_every_plan_measures_what_each_goal_needs(name: str) -> None:
+    cells, memory = [], []
+    for plan in PLANS[name]((100_000, 1_000_000)):
+        for question in plan.questions:
+            rows = {who: made(1.0) | {"p50_ms": 1.0, "p99_ms": 1.0} for who in question.who}
+            call, size = ("Retrieve", TOP_K) if question.candidates is None else ("Rank", question.candidates)
+            where = {"store": plan.store, "items": plan.items, "call": call, "candidates": size}
+            cells.append(where | {"concurrency": question.concurrency, "rows": rows, "floors_sum": [1.0, 1.0]})
+        there = {who for question in plan.questions for who in question.who} | set(plan.held)
+        memory.append({"items": plan.items, "processes": {who: [{"private": 1}] for who in there}})
+    start = {"items": 1_000_000, "seconds": 1.0, "rounds": [1.0]}
+    swap = {"items": 1_000_000, "ratio": 1.0, "ratios": [1.0], "failed": 0, "swaps": [{"calls": 1}]}
+    found = goals({"cells": cells, "memory": memory, "start": start, "swap": swap})
+    assert [goal["goal"] for goal in found if goal["reached"] is None] == []
+
+
+def test_the_estimate_counts_every_turn_and_start() -> None:
+    plans = quick_plans((100, 200))
+    there = {plan: [OURS, NAIVE, ECHO] for plan in plans}
+    pace = Pace(2, 10.0, swaps=3, steady=4.0)
+    alone = estimate(plans, there, pace, lifecycle=False)
+    turns = sum(len({OURS, NAIVE, ECHO} & set(question.who)) for plan in plans for question in plan.questions)
+    assert (alone.turns, alone.starts) == (2 * turns, 9)
+    assert alone.seconds > 10.0 * alone.turns
+    assert estimate(plans, there, pace, lifecycle=True).seconds > alone.seconds + 3 * 4.0
+    longer = estimate(plans, there, Pace(2, 11.0), lifecycle=False)
+    assert longer.seconds - alone.seconds >= alone.turns
+    assert f"{alone.turns} turns of 10 s" in alone.text(pace)
+
+
+def test_the_quick_plan_is_the_shortest_of_all() -> None:
+    catalogues = (100_000, 1_000_000)
+    seconds = []
+    for plans, pace in ((quick_plans, QUICK), (thorough_plans, THOROUGH), (full_plans, THOROUGH)):
+        chosen = plans(catalogues)
+        there = {plan: sorted({n for q in plan.questions for n in q.who} | set(plan.held)) for plan in chosen}
+        seconds.append(estimate(chosen, there, pace, lifecycle=True).seconds)
+    assert seconds == sorted(seconds)
+    assert seconds[0] < 7 * 60
 
 
 def made(rate: float) -> dict[str, Any]:

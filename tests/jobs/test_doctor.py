@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from datetime import timedelta
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from feast import FeatureService
 from support import warehouse
 from support.feast_repo import at
+from torch import nn
 
+from feast_recsys.bundle.runtime import load_model
+from feast_recsys.bundle.signature import Graph, Role, Signature, Stage
+from feast_recsys.exporters.export import export_model
 from feast_recsys.features.repo import open_repo
 from feast_recsys.jobs import check_feast
 from feast_recsys.jobs.doctor import Finding, examine, examine_folder
@@ -215,6 +221,91 @@ def test_every_wrong_setting_is_told_at_once(tmp_path):
         "recsys.recommenders.things.top_k",
         "recsys.recommenders.things.seen.0",
     }
+
+
+class Priced(nn.Module):
+    """A ranker that has something to compute for each item alone, and for each user."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.tags, self.tower = nn.Embedding(4, 8, padding_idx=0), nn.Sequential(nn.Linear(10, 8), nn.ReLU())
+        self.out = nn.Linear(8, 1)
+
+    def forward(self, age, tags, sold):
+        own = torch.cat([self.tags(tags).sum(1), (sold / 100).clamp(-3, 3).unsqueeze(-1)], dim=-1)
+        user = (age / 100).clamp(-3, 3).expand(len(sold)).unsqueeze(-1)
+        return torch.sigmoid(self.out(self.tower(torch.cat([user, own], dim=-1)))).squeeze(-1)
+
+
+def export_priced(folder, *, module=None, drop=(), **fresh):
+    """Exports it as the warehouse's ranking model; `fresh` says of inputs that they are read at each request."""
+    takes = [i for i in warehouse.inputs(True)[Role.RANKER] if i.name in ("age", "tags", "sold") and i.name not in drop]
+    takes = [replace(i, fresh=i.name in fresh) for i in takes]
+    graph = Graph(Role.RANKER, tuple(takes), "probability")
+    signature = Signature("things_ranking", Stage.RANKING, {Role.RANKER: graph})
+    export_model(
+        {Role.RANKER: module or Priced()}, signature, {"tags.json": warehouse.TAGS}, folder / "models/things_ranking"
+    )
+
+
+def tag_online(repo, *views):
+    for name in views:
+        view = repo.store.get_feature_view(name)
+        view.tags = {"recsys/freshness": "online"}
+        repo.store.apply([view])
+
+
+@pytest.fixture(scope="module")
+def priced(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("priced")
+    export_priced(folder)
+    return folder / "models/things_ranking"
+
+
+def with_model(folder, model):
+    repo = healthy(folder)
+    shutil.copytree(model, folder / "models/things_ranking", dirs_exist_ok=True)
+    return repo
+
+
+def test_what_the_split_of_a_ranker_saves_is_told(tmp_path, priced):
+    repo = with_model(tmp_path, priced)
+    facts = load_model(tmp_path / "models/things_ranking")[0].metadata["split"]
+    flops, kept = facts["flops_per_candidate"], facts["item_columns_bytes"]
+    assert flops["served"] < flops["whole"]
+    found = said(examine(repo), "ok", "things_ranking", "the ranker is split")
+    assert f"{flops['whole']} -> {flops['served']} FLOPs" in found.message
+    assert f"{kept} bytes kept per item; 2 of 2 inputs of an item are worked in beforehand" in found.message
+
+
+def test_a_ranker_in_which_nothing_can_be_computed_beforehand_says_why(tmp_path):
+    class Mixed(nn.Module):
+        def forward(self, age, sold):
+            return torch.sigmoid((age.expand(len(sold)) - sold).clamp(-3, 3) / 3.0)
+
+    repo = healthy(tmp_path)
+    export_priced(tmp_path, module=Mixed(), drop=("tags",))
+    assert said(examine(repo), "ok", "things_ranking", "the ranker is served whole: what depends on the item alone")
+
+
+def test_a_view_that_became_fresh_after_the_export_is_warned_of_as_the_server_serves_the_whole_graph(tmp_path, priced):
+    repo = with_model(tmp_path, priced)
+    tag_online(repo, "popularity")
+    found = said(examine(repo), "warning", "things_ranking", "popularity:sold is read at each request")
+    assert "the ranker is served whole" in found.message
+    assert "export again" in found.remedy
+    export_priced(tmp_path, sold=True)
+    found = said(examine(repo), "ok", "things_ranking", "the ranker is split")
+    assert "1 of 2 inputs of an item are worked in beforehand" in found.message
+
+
+def test_a_ranker_of_which_nothing_can_be_computed_beforehand_because_all_is_fresh_is_warned_of(tmp_path):
+    repo = healthy(tmp_path)
+    export_priced(tmp_path, sold=True, tags=True)
+    tag_online(repo, "popularity", "catalogue")
+    message = "catalogue:tags, popularity:sold is read at each request"
+    assert "0 of 2 inputs of an item" in said(examine(repo), "warning", "things_ranking", message).message
 
 
 def remove(path):

@@ -14,7 +14,7 @@ from feast_recsys.bundle.errors import RecsysError
 from feast_recsys.bundle.signature import Side, Stage
 from feast_recsys.features.repo import CONFIGURATION_FILE, Repo, open_repo
 from feast_recsys.features.settings import SECTION, Settings
-from feast_recsys.jobs import check_feast, check_models
+from feast_recsys.jobs import check_feast, check_models, check_split
 from feast_recsys.jobs.findings import Check, Finding, ok, run_checks
 
 __all__ = ["Finding", "examine", "examine_folder"]
@@ -83,6 +83,8 @@ def _model_checks(repo: Repo, models: check_models.Models) -> Iterator[tuple[str
         yield model.name, partial(check_models.check_services, repo, model)
         if stage is Stage.RETRIEVAL:
             yield model.name, partial(check_models.check_dimension, repo, model)
+        else:
+            yield model.name, partial(check_split.check_split, repo, model)
     references = check_models.references_of(repo, models)
     yield "online_store", partial(check_feast.check_online, repo, references)
 
