@@ -12,6 +12,8 @@ from feast_recsys.bundle.errors import JobFailed, MissingFeature
 from feast_recsys.bundle.runtime import LoadedGraph
 from feast_recsys.bundle.signature import Input
 from feast_recsys.bundle.tensors import to_tensor, to_tensors
+from feast_recsys.jobs import sound
+from feast_recsys.jobs.sound import Sounds, as_stored, takes_sound
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -39,6 +41,7 @@ def embed(
     dimension: int,
     *,
     batch: int = BATCH,
+    sounds: Sounds | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Vectors:
     """Vectors of the given rows.
@@ -49,22 +52,25 @@ def embed(
         ids: [n] ids, for messages.
         rows: [m] rows to embed.
         dimension: Width that the signature promises.
-        batch: Rows in one call of the encoder.
+        batch: Rows in one call of the encoder; fewer where sound is read.
+        sounds: Reads sound files for an encoder that takes such.
         progress: Called with the number of rows done and m.
 
     Returns:
         [m, dimension] float32, finite.
 
     Raises:
-        JobFailed: the encoder fails, gives another shape or numbers that are not finite, or an item lacks a
-            required feature; names the item.
+        JobFailed: a sound file can't be read, the encoder fails or gives another shape or numbers that are not
+            finite, or an item lacks a required feature; names the item.
     """
     inputs = encoder.graph.inputs
     taken = {spec.feature: columns[spec.feature] for spec in inputs}
     vectors = np.empty((len(rows), dimension), np.float32)
+    if takes_sound(inputs):
+        batch = min(batch, sound.BATCH)
     for start in range(0, len(rows), batch):
         part = rows[start : start + batch]
-        vectors[start : start + batch] = _embed(encoder, taken, ids, part, dimension)
+        vectors[start : start + batch] = _embed(encoder, taken, ids, part, dimension, sounds)
         if progress is not None:
             progress(min(start + batch, len(rows)), len(rows))
     return vectors
@@ -88,7 +94,7 @@ def same_inputs(
     same = np.ones(n, np.bool_)
     for start in range(0, n, batch):
         part = np.arange(start, min(start + batch, n))
-        for spec in inputs:
+        for spec in map(as_stored, inputs):
             a, b = to_tensor(old[spec.feature].take(part), spec), to_tensor(new[spec.feature].take(part), spec)
             if spec.is_list:
                 width = max(a.shape[1], b.shape[1])
@@ -99,9 +105,20 @@ def same_inputs(
     return same
 
 
-def _embed(encoder: LoadedGraph, columns: Mapping[str, Column], ids: Array, rows: Rows, dimension: int) -> Vectors:
+def _embed(
+    encoder: LoadedGraph,
+    columns: Mapping[str, Column],
+    ids: Array,
+    rows: Rows,
+    dimension: int,
+    sounds: Sounds | None,
+) -> Vectors:
+    inputs = encoder.graph.inputs
+    chosen = {name: column.take(rows) for name, column in columns.items()}
+    if sounds is not None:
+        chosen = sounds.columns(inputs, chosen, ids[rows])
     try:
-        tensors = to_tensors({name: column.take(rows) for name, column in columns.items()}, encoder.graph.inputs)
+        tensors = to_tensors(chosen, inputs)
     except MissingFeature as error:
         lacking = next(r for r in rows.tolist() if not columns[error.field].valid[r])
         raise JobFailed(

@@ -21,6 +21,7 @@ from feast_recsys.bundle.tensors import converts
 from feast_recsys.bundle.vocabulary import Vocabulary
 from feast_recsys.features.repo import Repo, entity_key
 from feast_recsys.features.schema import feature_schema
+from feast_recsys.jobs.sound import as_stored
 
 # Names of recommenders and models become names of files.
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -125,6 +126,7 @@ def _source_misfit(repo: Repo, spec: Input, feature_service: str | None) -> str:
         if schema.side is not spec.side:
             return f"{spec.feature} is a feature of the {schema.side.value}, the signature says {spec.side.value}"
         have, is_list = schema.dtype, schema.is_list
+    spec = as_stored(spec)
     if is_list is not spec.is_list:
         kinds = {True: "a list", False: "a single value"}
         return f"{spec.feature} is {kinds[is_list]} in Feast, {kinds[spec.is_list]} in the signature"

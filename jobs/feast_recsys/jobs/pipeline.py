@@ -32,6 +32,7 @@ from feast_recsys.jobs.lease import hold_lease
 from feast_recsys.jobs.previous import Previous, open_previous, reusable_vectors
 from feast_recsys.jobs.registry import snapshot_references
 from feast_recsys.jobs.report import Journal, Mode, Summary
+from feast_recsys.jobs.sound import sounds_of
 from feast_recsys.jobs.write_vectors import VectorView, differing, stored_vectors, vector_views, write_vectors
 
 # There from the first item vector written to Feast until the bundle with the same vectors is published.
@@ -157,9 +158,10 @@ class _Job:
                     rows, known = reusable_vectors(previous, recommender, model, key.join_key, catalogue.ids, columns)
                     matrix[rows] = known
                     todo = np.setdiff1d(todo, rows)
+                encoder = item_encoder(model)
                 matrix[todo] = embed(
-                    item_encoder(model), columns, catalogue.ids, todo, model.signature.dimension,
-                    progress=self.journal.progress,
+                    encoder, columns, catalogue.ids, todo, model.signature.dimension,
+                    sounds=sounds_of(self.repo, model.folder, encoder.graph.inputs), progress=self.journal.progress,
                 )  # fmt: skip
                 vectors[recommender] = matrix
                 reused = len(catalogue) - len(todo)

@@ -1,0 +1,105 @@
+"""Sound files as the numbers that an item encoder takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from feast_recsys.bundle.columns import Array, Column, DType
+from feast_recsys.bundle.errors import JobFailed, RecsysError
+from feast_recsys.bundle.signature import Input
+from feast_recsys.bundle.vocabulary import Vocabulary
+from feast_recsys.features.repo import Repo
+
+BATCH = 8
+"""Items whose sound is held at once: a window of 599 frames of 128 bands is 0.3 MB."""
+
+COLD_ONLY = "cold_only"
+"""In an input's `audio`: items whose id the graph knows are taken by their id, so that their sound need not be read."""
+
+
+@dataclass(frozen=True)
+class Sounds:
+    """Reads the sound of items.
+
+    Attributes:
+        folder: What paths are relative to.
+        known: By name of an input with `cold_only`: the ids whose sound is not needed.
+    """
+
+    folder: Path
+    known: Mapping[str, frozenset[int | str]]
+
+    def columns(self, inputs: Sequence[Input], columns: Mapping[str, Column], ids: Array) -> dict[str, Column]:
+        """The columns, with lists of numbers in place of the paths of sound files.
+
+        Args:
+            inputs: Of the item encoder.
+            columns: By reference, m rows each.
+            ids: [m] ids of the items.
+
+        Raises:
+            JobFailed: a file is missing or can't be read; names item, file and remedy.
+        """
+        read = {spec.feature: self._column(spec, columns[spec.feature], ids) for spec in inputs if spec.audio}
+        return {**columns, **read}
+
+    def _column(self, spec: Input, paths: Column, ids: Array) -> Column:
+        # Few repositories have sound.
+        from feast_recsys.features.audio import LogMel, decode, log_mel, windows
+
+        assert spec.audio is not None
+        settings = LogMel(**{name: value for name, value in spec.audio.items() if name != COLD_ONLY})
+        known = self.known.get(spec.name, frozenset())
+        lists: list[npt.NDArray[np.float32]] = []
+        wanted = paths.valid & np.array([key not in known for key in ids.tolist()], np.bool_)
+        for row in range(len(paths)):
+            numbers = np.empty(0, np.float32)
+            if wanted[row]:
+                try:
+                    wave = decode(self.folder / str(paths.values[row]), settings.rate)
+                    numbers = windows(log_mel(wave, settings), settings).reshape(-1)
+                except RecsysError as error:
+                    raise JobFailed(
+                        f"item {ids[row]}: {error.message}; mend the file, or clear {spec.feature} of this item",
+                        field=spec.feature,
+                    ) from error
+            lists.append(numbers)
+        offsets = np.concatenate([[0], np.cumsum([len(numbers) for numbers in lists])]).astype(np.int64)
+        values = np.concatenate([np.empty(0, np.float32), *lists])
+        return Column(DType.FLOAT32, values, paths.status, paths.valid, paths.timestamps, offsets)
+
+
+def sounds_of(repo: Repo, folder: Path, inputs: Sequence[Input]) -> Sounds | None:
+    """What reads the sound for an item encoder; None if it takes none.
+
+    Args:
+        repo: Paths of sound files are relative to its folder.
+        folder: The exported model.
+        inputs: Of its item encoder.
+
+    Raises:
+        CorruptArtifact: a vocabulary of the model can't be read.
+    """
+    if not takes_sound(inputs):
+        return None
+    files = [spec.vocabulary for spec in inputs if spec.source == "entity" and spec.vocabulary is not None]
+    keys = frozenset(key for file in files for key in Vocabulary.load(folder / file).keys)
+    known = {spec.name: keys for spec in inputs if spec.audio is not None and spec.audio.get(COLD_ONLY)}
+    return Sounds(repo.path, known)
+
+
+def takes_sound(inputs: Sequence[Input]) -> bool:
+    """Whether one of the inputs is read from sound files."""
+    return any(spec.audio is not None for spec in inputs)
+
+
+def as_stored(spec: Input) -> Input:
+    """The input as Feast has it: the path, where the graph takes what the file holds."""
+    if spec.audio is None:
+        return spec
+    return replace(spec, audio=None, dtype=DType.STRING, max_length=None, default="", pad="")
