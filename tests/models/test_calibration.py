@@ -1,11 +1,12 @@
-"""Platt's two numbers are those that no others beat, and never turn an order round."""
+"""Platt's two numbers are those that no others beat; weights count as repetitions."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from feast_recsys.models.calibration import fit_platt
+from feast_recsys.bundle.errors import InvalidArgument
+from feast_recsys.models.calibration import fit_platt, weighted_log_loss
 
 
 def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -47,3 +48,20 @@ def test_one_kind_of_label_changes_nothing(liked: bool) -> None:
 def test_an_order_is_never_turned_round() -> None:
     logits, labels = drawn(-1.0, 0.0)
     assert fit_platt(logits, labels) == (1.0, 0.0)
+
+
+def test_a_row_that_weighs_three_counts_as_three_rows() -> None:
+    logits, labels = drawn(0.7, -1.0, 500)
+    weights = np.random.default_rng(1).integers(0, 4, 500)
+    repeated = np.repeat(np.arange(500), weights)
+    weighted = fit_platt(logits, labels, weights=weights.astype(np.float32))
+    assert weighted == pytest.approx(fit_platt(logits[repeated], labels[repeated]), abs=1e-5)
+    mean = weighted_log_loss(logits, labels, weights.astype(np.float32))
+    assert mean == pytest.approx(log_loss(logits[repeated], labels[repeated]))
+
+
+def test_the_log_loss_of_logits_of_any_size_is_finite() -> None:
+    logits, labels = np.array([1e30, -1e30], np.float32), np.array([True, True])
+    assert weighted_log_loss(logits, labels) == pytest.approx(5e29)
+    with pytest.raises(InvalidArgument, match="no row has any weight"):
+        weighted_log_loss(logits, labels, np.zeros(2))

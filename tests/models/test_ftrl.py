@@ -102,3 +102,22 @@ def test_weights_without_a_gradient_stay() -> None:
     weight = torch.ones(3, requires_grad=True)
     Ftrl([weight]).step()
     assert weight.tolist() == [1.0, 1.0, 1.0]
+
+
+@settings(deadline=None, max_examples=60)
+@given(start=st.floats(-3.0, 3.0), gradients=GRADIENTS, alpha=RATES, l1=PENALTIES, l2=PENALTIES)
+def test_a_start_is_where_the_weight_goes_on_from(
+    start: float, gradients: list[float], alpha: float, l1: float, l2: float
+) -> None:
+    """As if one earlier gradient of the right size, which left no trace in n, had brought it there."""
+    weight = torch.tensor([start], dtype=torch.float64, requires_grad=True)
+    optimizer = Ftrl([weight], alpha, 1.0, l1, l2)
+    descend(weight, optimizer, torch.zeros(1, dtype=torch.float64))
+    assert weight.item() == pytest.approx(start, abs=1e-9)
+    z, n, w = -start * (1.0 / alpha + l2) - math.copysign(l1, start) * (start != 0), 0.0, start
+    for g in gradients:
+        descend(weight, optimizer, torch.tensor([g], dtype=torch.float64))
+        z += g - (math.sqrt(n + g * g) - math.sqrt(n)) / alpha * w
+        n += g * g
+        w = 0.0 if abs(z) <= l1 else -(z - math.copysign(l1, z)) / ((1.0 + math.sqrt(n)) / alpha + l2)
+    assert weight.item() == pytest.approx(w, rel=1e-6, abs=1e-7)

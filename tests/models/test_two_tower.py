@@ -1,19 +1,19 @@
-"""The two-tower's loss is that of its definition, and its encoders serve whoever and whatever comes."""
+"""The two-tower's encoders serve whoever and whatever comes, with a tower and without."""
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import InvalidSettings
 from feast_recsys.bundle.signature import Input, Role, Side
-from feast_recsys.models.two_tower import TwoTowerConfig, build_two_tower, in_batch_loss, log_sampling_probability
+from feast_recsys.models.negatives import Columns, sampled_softmax
+from feast_recsys.models.two_tower import TwoTowerConfig, build_ids_two_tower, build_two_tower
 
 CONFIG = TwoTowerConfig(dimension=8, hidden=6)
 ITEM = Input("entity__sku", "entity:sku", Side.ITEM, DType.STRING, default="", vocabulary="sku.json")
@@ -24,70 +24,16 @@ SIZES = {"sku.json": 7, "town.json": 4}
 KNOTS = {"price": ((0.0, 0.1), (10.0, 0.5), (20.0, 1.0))}
 
 
-def encoders(query: tuple[Input, ...] = (TOWN, PAST), item: tuple[Input, ...] = (ITEM, PRICE)) -> dict[Role, nn.Module]:
+def encoders(
+    query: tuple[Input, ...] = (TOWN, PAST), item: tuple[Input, ...] = (ITEM, PRICE), config: TwoTowerConfig = CONFIG
+) -> dict[Role, nn.Module]:
     torch.manual_seed(3)
-    made = build_two_tower(query, item, SIZES, KNOTS, "past", CONFIG)
+    made = build_two_tower(query, item, SIZES, KNOTS, "past", config)
     return {role: module.eval() for role, module in made.items()}
 
 
 def is_unit(vectors: Tensor) -> bool:
     return torch.allclose(vectors.norm(dim=-1), torch.ones(len(vectors)), atol=1e-5)
-
-
-def loss_by_loops(
-    queries: list[list[float]],
-    vectors: list[list[float]],
-    liked: list[int],
-    columns: list[int],
-    log_q: list[float],
-    temperature: float,
-) -> float:
-    total = 0.0
-    for i, query in enumerate(queries):
-        logits = {}
-        for j, vector in enumerate(vectors):
-            if j != i and columns[j] == liked[i]:
-                continue
-            dot = sum(a * b for a, b in zip(query, vector, strict=True))
-            logits[j] = dot / temperature - log_q[j]
-        total += math.log(sum(math.exp(value) for value in logits.values())) - logits[i]
-    return total / len(queries)
-
-
-@settings(deadline=None, max_examples=40)
-@given(
-    liked=st.lists(st.integers(0, 3), min_size=1, max_size=6),
-    drawn=st.lists(st.integers(0, 3), max_size=5),
-    temperature=st.floats(0.2, 2.0),
-    seed=st.integers(0, 1000),
-)
-def test_loss_is_the_corrected_softmax_without_accidental_hits(
-    liked: list[int], drawn: list[int], temperature: float, seed: int
-) -> None:
-    random = torch.Generator().manual_seed(seed)
-    columns = [*liked, *drawn]
-    queries = torch.randn(len(liked), 3, generator=random, dtype=torch.float64)
-    vectors = torch.randn(len(columns), 3, generator=random, dtype=torch.float64)
-    log_q = torch.randn(len(columns), generator=random, dtype=torch.float64)
-    loss = in_batch_loss(queries, vectors, torch.tensor(liked), torch.tensor(columns), log_q, temperature)
-    expected = loss_by_loops(queries.tolist(), vectors.tolist(), liked, columns, log_q.tolist(), temperature)
-    assert loss.item() == pytest.approx(expected, abs=1e-9)
-
-
-def test_a_batch_of_one_item_alone_has_nothing_to_learn() -> None:
-    ones, items = torch.ones(3, 2, requires_grad=True), torch.tensor([5, 5, 5])
-    loss = in_batch_loss(ones, torch.ones(3, 2), items, items, torch.zeros(3), 0.1)
-    loss.backward()
-    assert loss.item() == 0.0
-    assert ones.grad is not None and (ones.grad == 0.0).all()
-
-
-def test_sampling_probability_is_that_of_a_column() -> None:
-    counts, batch, uniform = [6, 3, 1, 0], 4, 2
-    result = log_sampling_probability(torch.tensor(counts), batch, uniform).exp().tolist()
-    for item, count in enumerate(counts):
-        of_like = max(count, 1e-3) / sum(counts)
-        assert result[item] == pytest.approx((batch * of_like + uniform * 1 / len(counts)) / (batch + uniform))
 
 
 @pytest.mark.parametrize("length", [1, 2, 5])
@@ -134,7 +80,8 @@ def test_the_row_of_the_unknown_stays_zero_in_training_and_the_table_is_shared()
     queries = query(town=torch.tensor([0, 1]), past=torch.tensor([[0, 0], [2, 0]]))
     vectors = item(entity__sku=torch.tensor([0, 3]), price=torch.tensor([1.0, 2.0]))
     liked = torch.tensor([0, 3])
-    in_batch_loss(queries, vectors, liked, liked, torch.zeros(2), 0.1).backward()
+    columns = Columns(liked, torch.zeros(2))
+    sampled_softmax(queries, vectors, torch.arange(2), liked, vectors, columns, temperature=0.1).backward()
     optimizer.step()
     assert query.items is item.items
     assert (item.items.weight[0] == 0.0).all()
@@ -152,3 +99,49 @@ def test_dropout_and_hiding_stop_when_training_stops() -> None:
 def test_a_query_without_inputs_is_refused() -> None:
     with pytest.raises(InvalidSettings, match="feature service"):
         encoders(query=())
+
+
+# Without a tower
+
+
+def test_without_a_tower_the_query_is_the_mean_of_the_history_and_one_item_more() -> None:
+    made = build_ids_two_tower(6, replace(CONFIG, hidden=0, normalize=False))
+    query, item = (made[role].eval() for role in (Role.QUERY_ENCODER, Role.ITEM_ENCODER))
+    table, start = item.items.weight, query.start
+    found = query(history=torch.tensor([[2, 0, 5], [0, 0, 0]]))
+    assert torch.allclose(found[0], (table[2] + table[5] + start) / 3, atol=1e-6)
+    assert torch.allclose(found[1], start, atol=1e-6)
+    assert torch.allclose(item(item=torch.tensor([4, 0])), torch.stack([table[4], item.bias]), atol=1e-6)
+
+
+def test_without_a_tower_and_with_unit_vectors_everybody_gets_finite_scores() -> None:
+    made = {role: module.eval() for role, module in build_ids_two_tower(6, replace(CONFIG, hidden=0)).items()}
+    assert is_unit(made[Role.QUERY_ENCODER](history=torch.tensor([[0, 0], [3, 1]])))
+    assert is_unit(made[Role.ITEM_ENCODER](item=torch.arange(7)))
+
+
+def test_without_a_hidden_layer_features_enter_linearly() -> None:
+    made = encoders(config=replace(CONFIG, hidden=0, normalize=False))
+    query, past = made[Role.QUERY_ENCODER], torch.tensor([[3, 5]])
+    assert isinstance(query.tower, nn.Linear)
+    vectors = [query(town=torch.tensor([town]), past=past) for town in (1, 2)]
+    towns = query.features({"town": torch.tensor([1, 2])})
+    assert torch.allclose(vectors[1] - vectors[0], (query.tower(towns[1]) - query.tower(towns[0])), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"temperature": 0.0}, "temperature"),
+        ({"correction": "some"}, "correction"),
+        ({"in_batch": False, "uniform": 0}, "in_batch"),
+        ({"hard": 9, "hard_pool": 8}, "hard"),
+        ({"hard": -1}, "hard"),
+        ({"targets": 0}, "targets"),
+        ({"hard_every": 0}, "hard_every"),
+    ],
+)
+def test_impossible_hyperparameters_are_refused_by_name(changes: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        TwoTowerConfig(**changes)
+    assert caught.value.field == field

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,8 +13,11 @@ from torch import Tensor
 from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import InvalidSettings
 from feast_recsys.bundle.signature import Input, Side
-from feast_recsys.models.crosses import PRIME, Cross, KeyRows
-from feast_recsys.models.wide_deep import RETRIEVAL_SCORE, WideDeep, WideDeepConfig
+from feast_recsys.models.crosses import PRIME, Cross, KeyRows, KeyTuples, KeyWeights
+from feast_recsys.models.ftrl import Ftrl
+from feast_recsys.models.pieces import PiecewiseLinear
+from feast_recsys.models.ranking_loss import joint_optimizers
+from feast_recsys.models.wide_deep import RETRIEVAL_SCORE, WideDeep, WideDeepConfig, used_inputs
 
 TOWN = Input("town", "customer:town", Side.USER, DType.STRING, default="", vocabulary="town.json")
 MEMBER = Input("member", "customer:member", Side.USER, DType.BOOL, default=False)
@@ -42,10 +47,11 @@ def ranker(
     history: str | None = "past",
     crosses: tuple[tuple[str, str], ...] = CROSSES,
     buckets: int = 1000,
+    **options: Any,
 ) -> WideDeep:
     """A ranker in which every weight matters: none is at its zero start."""
     torch.manual_seed(5)
-    config = WideDeepConfig(dimension=8, hidden=(12, 6), pools=(1, 3, 6), buckets=buckets)
+    config = WideDeepConfig(dimension=8, hidden=(12, 6), pools=(1, 3, 6), buckets=buckets, **options)
     model = WideDeep(specs, SIZES, KNOTS, "entity__sku", history, crosses, (0.3, 0.2), config)
     with torch.no_grad():
         for weight in (p for group in model.wide_parameters() for p in group):
@@ -205,9 +211,14 @@ def test_a_list_of_numbers_can_not_be_crossed() -> None:
         KeyRows(MOOD, None, ((1.0, 1.0),))
 
 
-def test_a_cross_with_the_sides_swapped_is_refused_and_says_what_there_is() -> None:
-    with pytest.raises(InvalidSettings, match=r"product:tags is not among .*customer:town"):
+def test_a_cross_with_the_sides_swapped_is_refused() -> None:
+    with pytest.raises(InvalidSettings, match=r"product:tags, customer:town\].*the user's before the item's"):
         ranker(crosses=(("product:tags", "customer:town"),))
+
+
+def test_a_cross_of_a_feature_that_is_not_there_is_refused_and_says_what_there_is() -> None:
+    with pytest.raises(InvalidSettings, match=r"customer:shoe is not among .*customer:town.*product:tags"):
+        ranker(crosses=(("customer:shoe", "product:tags"),))
 
 
 def test_every_weight_belongs_to_one_optimiser() -> None:
@@ -216,3 +227,134 @@ def test_every_weight_belongs_to_one_optimiser() -> None:
     split = [*crosses, *linear, *model.deep_parameters()]
     assert len(crosses) == len(CROSSES)
     assert sorted(map(id, split)) == sorted(map(id, model.parameters()))
+
+
+# Crosses of one and of three
+
+
+@pytest.mark.parametrize("spec", [TOWN, PAST, ITEM, TAGS], ids=lambda spec: spec.name)
+def test_one_reference_alone_gives_each_key_a_weight(spec: Input) -> None:
+    weights = KeyWeights(KeyRows(spec, SIZES[spec.vocabulary or ""], None))
+    torch.nn.init.normal_(weights.weight.weight)
+    inputs = users(4) | items(12)
+    by_key = weights.weight.weight.detach().reshape(-1)
+    expected = [sum(by_key[key].item() for key in keys) for keys in keys_by_loops(spec, inputs[spec.name])]
+    assert weights(inputs, 4).reshape(-1).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("buckets", [1000, 23], ids=["exact", "hashed"])
+def test_tuples_have_a_number_each_and_none_where_a_key_is_missing(buckets: int) -> None:
+    parts = [KeyRows(TOWN, 4, None), KeyRows(AGE, None, KNOTS["age"]), KeyRows(PAST, 9, None)]
+    tuples = KeyTuples(parts, buckets)
+    inputs = users(6)
+    found = tuples(inputs)
+    keys = [keys_by_loops(part.spec, inputs[part.spec.name]) for part in parts]
+    ages = parts[1].rows
+    for row in range(6):
+        expected = []
+        for town in keys[0][row]:
+            for age in keys[1][row]:
+                for past in keys[2][row]:
+                    if buckets == 1000:
+                        expected.append((town * ages + age) * 9 + past)
+                    else:
+                        pair = (town * PRIME + age) % buckets + 1
+                        expected.append((pair * PRIME + past) % buckets + 1)
+        assert sorted(key for key in found[row].tolist() if key) == sorted(expected)
+    assert int(found.max()) < tuples.rows
+
+
+def test_a_cross_of_three_is_served_as_one_by_one() -> None:
+    model = ranker(crosses=(("customer:town", "customer:age", "product:tags"), ("customer:past",), ("entity:sku",)))
+    together = model(**users(3), **items(12)).reshape(3, 4)
+    for user in range(3):
+        alone = model(**rows(users(3), [user]), **rows(items(12), list(range(4 * user, 4 * user + 4))))
+        assert torch.allclose(together[user], alone, atol=1e-6)
+
+
+# One part alone
+
+
+def test_the_wide_part_alone_holds_crosses_score_and_intercept() -> None:
+    specs = used_inputs(SPECS, CROSSES, WideDeepConfig(parts="wide"))
+    assert {spec.name for spec in specs} == {spec.name for spec in SPECS}
+    few = used_inputs(SPECS, CROSSES[:1], WideDeepConfig(parts="wide"))
+    assert [spec.name for spec in few] == ["town", "retrieval_score", "tags"]
+    model = ranker(few, crosses=CROSSES[:1], parts="wide")
+    assert sorted(name for name, _ in model.named_parameters()) == ["bias", "crosses.0.weight.weight", "linear.weight"]
+    model.start_at(0.2)
+    inputs = {name: values for name, values in (users(2) | items(6)).items() if name in {s.name for s in few}}
+    score = ((inputs["retrieval_score"] - 0.3) / 0.2).clamp(-8, 8)
+    assert model.linear is not None
+    straight = score * model.linear.weight[0, 0] + torch.tensor(0.25).log()
+    assert torch.allclose(model.logits(inputs), straight + model.crosses[0](inputs, 2).reshape(-1), atol=1e-5)
+
+
+def test_the_deep_part_alone_is_the_tower() -> None:
+    model = ranker(parts="deep")
+    assert not any(name.startswith(("crosses", "linear", "bias")) for name, _ in model.named_parameters())
+    assert model.wide_parameters() == ([], [])
+    inputs = users(2) | items(6)
+    assert not torch.allclose(
+        model(**inputs), model(**(inputs | {"retrieval_score": inputs["retrieval_score"] + 0.4})), atol=1e-4
+    )
+
+
+def test_both_parts_together_are_their_sum() -> None:
+    both = ranker()
+    deep = ranker(parts="deep")
+    deep.load_state_dict({name: values for name, values in both.state_dict().items() if name in deep.state_dict()})
+    inputs = users(2) | items(6)
+    wide = sum(cross(inputs, 2).reshape(-1) for cross in both.crosses)
+    assert both.linear is not None and both.history is not None and both.items is not None
+    similar = both.history(inputs, both.items(inputs["entity__sku"]).reshape(2, 3, -1))[1][
+        ..., both.history.user_width :
+    ]
+    score = ((inputs["retrieval_score"] - 0.3) / 0.2).clamp(-8, 8).reshape(2, 3, 1)
+    straight = both.linear(torch.cat([score, similar], -1)).reshape(-1)
+    assert torch.allclose(both.logits(inputs), deep.logits(inputs) + wide + straight, atol=1e-5)
+
+
+@pytest.mark.parametrize("parts", ["both", "wide", "deep"])
+def test_an_untrained_model_starts_at_a_given_share(parts: str) -> None:
+    model = ranker(parts=parts)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+    model.start_at(0.07)
+    assert model(**users(1), **items(3)).tolist() == pytest.approx([0.07] * 3, abs=1e-6)
+
+
+@pytest.mark.parametrize("parts", ["both", "wide", "deep"])
+def test_each_part_has_its_own_optimiser(parts: str) -> None:
+    model = ranker(parts=parts)
+    optimizers = joint_optimizers(model, WideDeepConfig())
+    assert ("wide" in optimizers) is (parts != "deep")
+    assert isinstance(optimizers["deep"], torch.optim.Adagrad)
+    assert all(isinstance(optimizers[name], Ftrl) for name in optimizers if name == "wide")
+    owned = [weight for o in optimizers.values() for group in o.param_groups for weight in group["params"]]
+    assert sorted(map(id, owned)) == sorted(map(id, model.parameters()))
+
+
+def test_a_wide_part_of_nothing_is_refused() -> None:
+    with pytest.raises(InvalidSettings, match="parts: wide leaves nothing without crosses"):
+        ranker((TOWN, ITEM), history=None, crosses=(), parts="wide")
+
+
+# Numbers in pieces
+
+
+def test_pieces_say_how_much_of_each_interval_a_number_has_passed() -> None:
+    encode = PiecewiseLinear([((0.0, 0.1), (2.0, 0.5), (10.0, 1.0)), ((5.0, 1.0),)])
+    found = encode(torch.tensor([[-3.0, 5.0], [1.0, 5.5], [4.0, 7.0], [99.0, 0.0]]))
+    expected = [[0.0, 0.0, 0.0], [0.5, 0.0, 0.5], [1.0, 0.25, 1.0], [1.0, 1.0, 0.0]]
+    assert torch.allclose(found, torch.tensor(expected))
+
+
+def test_a_model_with_pieces_keeps_the_rules_of_serving() -> None:
+    model = ranker(numbers="pieces")
+    together = model(**users(3), **items(12)).reshape(3, 4)
+    alone = model(**rows(users(3), [1]), **rows(items(12), [4, 5, 6, 7]))
+    assert torch.allclose(together[1], alone, atol=1e-6)
+    more = items(12) | {"price": items(12)["price"] + 3.0}
+    assert not torch.allclose(model(**users(3), **more), together.reshape(-1), atol=1e-4)

@@ -1,6 +1,7 @@
 """A second Feast repository, nothing like the first: a shop with other entity names, and ids of either type.
 
-Customers buy almost only in their own section of the shop, so that a recommender that works is easy to tell.
+Customers buy almost only in their own section of the shop, and like little else, so that a recommender that works is
+easy to tell.
 """
 
 from __future__ import annotations
@@ -53,7 +54,12 @@ def build_shop(folder: Path, ids: DType, *, redis: str | None = None) -> Shop:
     kind, key = (String, ValueType.STRING) if text else (Int64, ValueType.INT64)
     views = [
         View("customer_profile", "customer", {"town": String, "visits": Int64}, _profiles(rng, customers)),
-        View("customer_history", "customer", {"product_ids": Array(kind)}, _histories(purchases, text)),
+        View(
+            "customer_history",
+            "customer",
+            {"product_ids": Array(kind), "stars": Array(Float32)},
+            _histories(purchases, text),
+        ),
         View(
             "product_profile",
             "product",
@@ -73,6 +79,7 @@ def build_shop(folder: Path, ids: DType, *, redis: str | None = None) -> Shop:
         redis=redis,
         services={
             "shop_query": ["customer_profile:town", "customer_profile:visits", "customer_history:product_ids"],
+            "shop_stars": ["customer_history:product_ids", "customer_history:stars"],
             "shop_item": ["product_profile:section", "product_profile:price"],
             "shop_ranking": [
                 "customer_profile:town",
@@ -121,24 +128,28 @@ def _purchases(rng: np.random.Generator, customers: dict[Any, str], products: di
         picked = [*rng.choice(len(own), PURCHASES - 2, replace=False)]
         basket = [own[i] for i in picked] + [other[i] for i in rng.choice(len(other), 2, replace=False)]
         times = np.sort(rng.integers(0, 5_000_000, len(basket)))
-        rows += [(customer, basket[i], at(float(t))) for i, t in zip(rng.permutation(len(basket)), times, strict=True)]
-    return pd.DataFrame(rows, columns=["customer_id", "sku", "event_timestamp"])
+        order = rng.permutation(len(basket)).tolist()
+        stars = [5.0 - i % 2 if i < PURCHASES - 2 else 1.0 + i % 2 for i in order]
+        rows += [(customer, basket[i], s, at(float(t))) for i, s, t in zip(order, stars, times, strict=True)]
+    return pd.DataFrame(rows, columns=["customer_id", "sku", "stars", "event_timestamp"])
 
 
 def _histories(purchases: pd.DataFrame, text: bool) -> pa.Table:
     """The last products at each purchase, that one included, most recent first."""
-    customers, lists, times = [], [], []
+    customers, lists, stars, times = [], [], [], []
     for customer, rows in purchases.sort_values("event_timestamp").groupby("customer_id"):
-        products = rows["sku"].tolist()
+        products, given = rows["sku"].tolist(), rows["stars"].tolist()
         for n, moment in enumerate(rows["event_timestamp"]):
             customers.append(customer)
             lists.append(products[max(0, n + 1 - HISTORY) : n + 1][::-1])
+            stars.append(given[max(0, n + 1 - HISTORY) : n + 1][::-1])
             times.append(moment)
     kind = pa.string() if text else pa.int64()
     return pa.table(
         {
             "customer_id": pa.array(customers, kind),
             "product_ids": pa.array(lists, pa.list_(kind)),
+            "stars": pa.array(stars, pa.list_(pa.float32())),
             "event_timestamp": pa.array(times, pa.timestamp("us", "UTC")),
         }
     )

@@ -16,6 +16,7 @@ from feast_recsys.cli.location import Location
 # In the order of a recommender's life; `--help` keeps it.
 COMMANDS = {
     "train": "Train a recommender's models and measure them.",
+    "evaluate": "Measure a trained recommender from all sides; tables, JSON, an HTML report.",
     "export": "Turn a checkpoint, or your own torch module, into an exported model.",
     "materialize": "Bring features online, embed the catalogue, publish a bundle.",
     "doctor": "Check repository, models and bundle against one another.",

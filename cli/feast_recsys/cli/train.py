@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from feast_recsys.bundle.progress import SILENT
 from feast_recsys.cli.location import Location, choose
 
 if TYPE_CHECKING:
     from feast_recsys.evaluation.protocol import Evaluation
+    from feast_recsys.features.repo import Repo
+    from feast_recsys.models.devices import Precision
+    from feast_recsys.models.loop import Run
 
 
 @click.command()
@@ -24,43 +30,111 @@ if TYPE_CHECKING:
     show_default=True,
     help="Of PyTorch. One is best for small models, and gives the same weights whatever else the machine does.",
 )
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    metavar="NAME",
+    help="cpu, cuda, cuda:N, or auto for a GPU where there is one.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Of the forward pass; float16 needs a GPU.",
+)
+@click.option("--resume", is_flag=True, help="Go on where a training of the same data and settings was cut off.")
+@click.option("--tensorboard", is_flag=True, help="Write curves into .training of the checkpoints folder.")
+@click.option(
+    "--joined",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep joined features in this folder instead of memory; a join that was cut off goes on there.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 @click.pass_obj
-def train(location: Location, recommender: str | None, seed: int, threads: int, as_json: bool) -> None:
+def train(
+    location: Location,
+    recommender: str | None,
+    seed: int,
+    threads: int,
+    device: str,
+    precision: Precision,
+    resume: bool,
+    tensorboard: bool,
+    joined: Path | None,
+    as_json: bool,
+) -> None:
     """Train a recommender's models and measure them.
 
     Training sets are joined as of each interaction, so that no feature knows the future. A user's last interactions
     are the test, those before them the validation that decides on early stopping. Checkpoints and metrics go into the
-    settings' checkpoints folder, for `feast-recsys export`.
+    settings' checkpoints folder, for `feast-recsys export`; `feast-recsys evaluate` measures them from all sides.
+
+    After each epoch the state is kept, so that --resume loses little. Several processes train the two-tower together,
+    each with a part of every batch:
+
+    \b
+    torchrun --nproc-per-node 2 -m feast_recsys.cli.main train
     """
     import torch
 
     from feast_recsys.cli.progress import StepProgress
-    from feast_recsys.evaluation.protocol import evaluate_recommender
-    from feast_recsys.models.checkpoint import save_checkpoint
-    from feast_recsys.models.data import DataConfig, load_data
-    from feast_recsys.models.ranking import train_ranking
-    from feast_recsys.models.retrieval import train_retrieval
+    from feast_recsys.models.distributed import torchrun_world
+    from feast_recsys.models.loop import Run
 
     torch.set_num_threads(threads)
     repo = location.open()
     name = choose(repo.settings, recommender)
-    folder = repo.resolve(repo.settings.checkpoints)
-    with StepProgress() as progress:
-        data = load_data(repo, name, DataConfig(), progress=progress)
-        retrieval = train_retrieval(repo, name, seed=seed, data=data, progress=progress)
-        ranking = None
-        if data.settings.ranking is not None:
-            ranking = train_ranking(repo, name, retrieval, seed=seed, data=data, progress=progress)
-        evaluation = evaluate_recommender(data, retrieval, ranking, seed=seed, progress=progress)
-    for checkpoint in (retrieval, ranking):
-        if checkpoint is not None:
-            metrics = {**checkpoint.metrics, "evaluation": evaluation.to_dict()}
-            save_checkpoint(replace(checkpoint, metrics=metrics), folder / checkpoint.signature.name)
+    with torchrun_world(device) as world, StepProgress() if world.is_first else nullcontext(SILENT) as progress:
+        run = Run(
+            seed=seed,
+            device=world.device,
+            precision=precision,
+            folder=repo.resolve(repo.settings.checkpoints) / ".training",
+            resume=resume,
+            scalars=tensorboard,
+            progress=progress,
+            world=world,
+        )
+        evaluation = _train(repo, name, run, joined)
+    if evaluation is None:
+        return
     if as_json:
         click.echo(json.dumps(evaluation.to_dict(), indent=2))
     else:
         show(evaluation)
+
+
+def _train(repo: Repo, name: str, run: Run, joined: Path | None) -> Evaluation | None:
+    """Trains, measures and keeps the models; None in all processes but the first."""
+    from feast_recsys.evaluation.protocol import evaluate_recommender
+    from feast_recsys.models.checkpoint import save_checkpoint
+    from feast_recsys.models.data import DataConfig, load_data
+    from feast_recsys.models.distributed import World
+    from feast_recsys.models.families import train_family, train_ranker
+    from feast_recsys.models.resume import clear_state
+
+    data = load_data(repo, name, DataConfig(folder=joined), progress=run.progress)
+    settings = data.settings
+    places = [run.within(settings.retrieval.model)]
+    retrieval = train_family(repo, name, data=data, run=places[0])
+    if not run.world.is_first:
+        return None
+    ranking = None
+    if settings.ranking is not None:
+        places.append(replace(run.within(settings.ranking.model), world=World(device=run.world.device)))
+        ranking = train_ranker(repo, name, retrieval, data=data, run=places[1])
+    evaluation = evaluate_recommender(data, retrieval, ranking, seed=run.seed, progress=run.progress)
+    folder = repo.resolve(repo.settings.checkpoints)
+    for checkpoint in (retrieval, ranking):
+        if checkpoint is not None:
+            metrics = {**checkpoint.metrics, "evaluation": evaluation.to_dict()}
+            save_checkpoint(replace(checkpoint, metrics=metrics), folder / checkpoint.signature.name)
+    for place in places:
+        assert place.folder is not None
+        clear_state(place.folder)
+    return evaluation
 
 
 def show(evaluation: Evaluation) -> None:

@@ -6,50 +6,22 @@ metric gives one value a user, NaN where T is empty; `mean` and the intervals le
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from feast_recsys.bundle.errors import InvalidArgument
+from feast_recsys.evaluation.relevance import Hits, Mask, Numbers, Relevant, Rows, Values, divide
 
-Rows = npt.NDArray[np.int64]
-Values = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
-Numbers = npt.NDArray[Any]
+__all__ = [
+    "Interval", "Relevant", "Reliability", "auc", "auc_per_user", "average_precision_at", "bootstrap_interval",
+    "expected_calibration_error", "hit_rate_at", "log_loss", "mae", "mean", "ndcg_at", "paired_interval", "recall_at",
+    "reciprocal_rank", "reliability", "rmse", "top_k",
+]  # fmt: skip
 
 CLIP = 1e-7
 _CELLS = 1 << 22  # numbers that a bootstrap draws at a time
-
-
-@dataclass(frozen=True)
-class Relevant:
-    """The relevant items of each user.
-
-    Attributes:
-        offsets: [U + 1] int64, where each user's items begin and end.
-        items: [offsets[-1]] int64 item rows, at least 0, no item twice for one user.
-    """
-
-    offsets: Rows
-    items: Rows
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def counts(self) -> Rows:
-        """[U] int64: |T| of each user."""
-        return np.diff(self.offsets)
-
-    @classmethod
-    def from_lists(cls, lists: Sequence[Sequence[int] | Rows]) -> Relevant:
-        """One list of item rows a user; an item that occurs twice counts once."""
-        rows = [np.unique(np.asarray(items, np.int64)) for items in lists]
-        offsets = np.cumsum([0, *(len(row) for row in rows)], dtype=np.int64)
-        return cls(offsets, np.concatenate([np.empty(0, np.int64), *rows]))
 
 
 @dataclass(frozen=True)
@@ -124,8 +96,8 @@ def recall_at(
     """
     if denominator not in ("relevant", "min"):
         raise InvalidArgument(f"denominator must be 'relevant' or 'min', not {denominator!r}", field="denominator")
-    counts = relevant.counts if denominator == "relevant" else np.minimum(relevant.counts, k)
-    return _divide(_hits(ranked, relevant, k).sum(axis=1), counts)
+    hits = Hits.of(ranked, relevant, k)
+    return hits.recall(k) if denominator == "relevant" else hits.recall_min(k)
 
 
 def ndcg_at(ranked: Rows, relevant: Relevant, k: int) -> Values:
@@ -133,14 +105,12 @@ def ndcg_at(ranked: Rows, relevant: Relevant, k: int) -> Values:
 
     Arguments, result and errors as in `recall_at`.
     """
-    discounts = 1 / np.log2(np.arange(2, k + 2))
-    ideal = np.concatenate([np.zeros(1), np.cumsum(discounts)])
-    return _divide(_hits(ranked, relevant, k) @ discounts, ideal[np.minimum(relevant.counts, k)])
+    return Hits.of(ranked, relevant, k).ndcg(k)
 
 
 def hit_rate_at(ranked: Rows, relevant: Relevant, k: int) -> Values:
     """HR@k = 1 if any h_r is 1 for r <= k, else 0. Arguments, result and errors as in `recall_at`."""
-    return _divide(_hits(ranked, relevant, k).max(axis=1), relevant.counts > 0)
+    return Hits.of(ranked, relevant, k).hit_rate(k)
 
 
 def average_precision_at(ranked: Rows, relevant: Relevant, k: int) -> Values:
@@ -148,9 +118,7 @@ def average_precision_at(ranked: Rows, relevant: Relevant, k: int) -> Values:
 
     Its mean is MAP@k. Arguments, result and errors as in `recall_at`.
     """
-    hits = _hits(ranked, relevant, k)
-    precisions = np.cumsum(hits, axis=1) / np.arange(1, k + 1)
-    return _divide((hits * precisions).sum(axis=1), np.minimum(relevant.counts, k))
+    return Hits.of(ranked, relevant, k).average_precision(k)
 
 
 def reciprocal_rank(ranked: Rows, relevant: Relevant, k: int | None = None) -> Values:
@@ -158,9 +126,8 @@ def reciprocal_rank(ranked: Rows, relevant: Relevant, k: int | None = None) -> V
 
     Its mean is MRR. Arguments, result and errors as in `recall_at`.
     """
-    hits = _hits(ranked, relevant, ranked.shape[-1] if k is None else k)
-    first = np.where(hits.any(axis=1), 1 / (np.argmax(hits, axis=1) + 1), 0.0)
-    return _divide(first, relevant.counts > 0)
+    depth = ranked.shape[-1] if k is None else k
+    return Hits.of(ranked, relevant, depth).reciprocal_rank(depth)
 
 
 def mean(per_user: Values) -> float:
@@ -215,7 +182,7 @@ def auc_per_user(labels: Numbers, scores: Numbers, groups: Numbers) -> Values:
     midranks = (level_ends - (level_sizes - 1) / 2)[level] - starts[group]
     positives = np.bincount(group, truth)
     concordant = np.bincount(group, truth * midranks) - positives * (positives + 1) / 2
-    return _divide(concordant, positives * (sizes - positives))
+    return divide(concordant, positives * (sizes - positives))
 
 
 def log_loss(labels: Numbers, probabilities: Numbers) -> float:
@@ -233,8 +200,22 @@ def log_loss(labels: Numbers, probabilities: Numbers) -> float:
     return float(-np.mean(truth * np.log(p) + (1 - truth) * np.log1p(-p)))
 
 
-def expected_calibration_error(labels: Numbers, probabilities: Numbers, bins: int = 15) -> float:
-    """ECE = sum over equal-count bins of (share of rows) x |mean probability - mean label|.
+@dataclass(frozen=True)
+class Reliability:
+    """Predicted against observed shares, in bins of equal count and rising probability.
+
+    Attributes:
+        predicted, observed: [b] float64, mean probability and mean label.
+        counts: [b] int64, rows.
+    """
+
+    predicted: Values
+    observed: Values
+    counts: Rows
+
+
+def reliability(labels: Numbers, probabilities: Numbers, bins: int = 15) -> Reliability:
+    """The points of a reliability plot.
 
     The rows are sorted by probability and cut into bins whose sizes differ by at most one; with fewer rows than bins
     each row is a bin. Rows of equal probability share their mean label, so that a bin boundary among them does not
@@ -252,8 +233,20 @@ def expected_calibration_error(labels: Numbers, probabilities: Numbers, bins: in
         raise InvalidArgument(f"bins must be at least 1, not {bins}", field="bins")
     levels, level = np.unique(p, return_inverse=True)
     shared = np.bincount(level, truth) / np.bincount(level)
-    gap = (levels - shared)[np.sort(level)]
-    return float(sum(abs(part.sum()) for part in np.array_split(gap, min(bins, len(gap)))) / len(gap))
+    level = np.sort(level)
+    sizes = np.array([len(part) for part in np.array_split(level, min(bins, len(level)))], np.int64)
+    starts = np.cumsum(sizes) - sizes
+    predicted, observed = (np.add.reduceat(values[level], starts) / sizes for values in (levels, shared))
+    return Reliability(predicted, observed, sizes)
+
+
+def expected_calibration_error(labels: Numbers, probabilities: Numbers, bins: int = 15) -> float:
+    """ECE = sum over bins of (share of rows) x |mean probability - mean label| (Naeini et al. 2015).
+
+    The bins are of equal count, those of `reliability`; arguments and errors are its, too.
+    """
+    points = reliability(labels, probabilities, bins)
+    return float(np.sum(points.counts * np.abs(points.predicted - points.observed)) / points.counts.sum())
 
 
 def rmse(labels: Numbers, predictions: Numbers) -> float:
@@ -318,27 +311,6 @@ def paired_interval(a: Values, b: Values, *, seed: int, resamples: int = 2000, l
     if a.shape != b.shape:
         raise InvalidArgument(f"a is {a.shape}, b is {b.shape}; both need the same users", field="b")
     return bootstrap_interval(a - b, seed=seed, resamples=resamples, level=level)
-
-
-def _hits(ranked: Rows, relevant: Relevant, k: int) -> Mask:
-    """[U, k] bool: h_r."""
-    if ranked.ndim != 2 or len(ranked) != len(relevant):
-        raise InvalidArgument(f"ranked is {ranked.shape}, relevant has {len(relevant)} users", field="ranked")
-    if not 1 <= k <= ranked.shape[1]:
-        raise InvalidArgument(f"k must lie in 1..{ranked.shape[1]}, the length of the lists, not {k}", field="k")
-    cut = ranked[:, :k]
-    width = 1 + max(int(cut.max(initial=-1)), int(relevant.items.max(initial=-1)))
-    users = np.arange(len(ranked), dtype=np.int64)
-    pairs = np.repeat(users, relevant.counts) * width + relevant.items
-    found: Mask = np.isin(users[:, None] * width + cut, pairs) & (cut >= 0)
-    return found
-
-
-def _divide(numerators: Numbers, denominators: Numbers) -> Values:
-    """Quotients as float64, NaN where the denominator is 0."""
-    result = np.full(len(denominators), np.nan)
-    np.divide(numerators, denominators, out=result, where=denominators > 0)
-    return result
 
 
 def _pair(labels: Numbers, values: Numbers, *, binary: bool = False) -> tuple[Values, Values]:

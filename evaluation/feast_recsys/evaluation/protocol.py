@@ -132,7 +132,7 @@ def evaluate_recommender(
     progress.start("evaluate both stages")
     queries, k = data.test, min(data.settings.candidates, data.items)
     relevant = Relevant(queries.offsets, queries.items)
-    found = retrieved_set(retrieval.modules, _tensors(data, retrieval), data, queries, k)
+    found = retrieved_set(retrieval.modules, tensors_of(data, retrieval), data, queries, k)
     lists = {"retrieve": found.items}
     quality = None
     if ranking is not None:
@@ -165,7 +165,7 @@ def rank(data: TrainingData, ranking: Checkpoint, candidates: RankingSet) -> Flo
     """[q, c] calibrated probabilities; those of padding mean nothing."""
     ranker: nn.Module = ranking.modules[Role.RANKER]
     assert isinstance(ranker, WideDeep)
-    logits = score_candidates(ranker, _tensors(data, ranking), data, candidates).astype(np.float64)
+    logits = score_candidates(ranker, tensors_of(data, ranking), data, candidates).astype(np.float64)
     return np.asarray(1.0 / (1.0 + np.exp(-(float(ranker.scale) * logits + float(ranker.shift)))))
 
 
@@ -236,6 +236,7 @@ def _likes(data: TrainingData, chosen: npt.NDArray[np.bool_]) -> Any:
     return interaction_matrix(rows, data.items)
 
 
-def _tensors(data: TrainingData, checkpoint: Checkpoint) -> ModelTensors:
+def tensors_of(data: TrainingData, checkpoint: Checkpoint) -> ModelTensors:
+    """The inputs of a checkpoint's models for all rows of the data."""
     inputs = [spec for graph in checkpoint.signature.graphs.values() for spec in graph.inputs]
     return model_tensors(data, inputs, checkpoint.vocabularies)

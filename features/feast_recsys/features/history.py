@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feast_recsys.bundle.columns import Array, Column, DType, FieldStatus
@@ -191,10 +192,23 @@ def _pull_all(repo: Repo, request: Request) -> pa.Table:
         columns["created"] = original.get(created, created)
     file = _parquet_file(repo, source)
     if file is not None:
-        table = _run(request, lambda: pq.read_table(file, columns=list(dict.fromkeys(columns.values()))))
+        table = _run(request, lambda: _read_keys(file, list(dict.fromkeys(columns.values())), request, columns))
     else:
         table = _run(request, lambda: _pull_through_store(repo, request, columns).to_arrow())
     return pa.table({name: table[column] for name, column in columns.items()})
+
+
+def _read_keys(file: str, names: list[str], request: Request, columns: Mapping[str, str]) -> pa.Table:
+    """The rows of the request's keys. In a file that is sorted by key, whole row groups are never read."""
+    key = columns[request.key.join_key]
+    kind = pq.ParquetDataset(file).schema.field(key).type
+    if kind not in (pa.int64(), pa.string(), pa.large_string()):
+        return pq.read_table(file, columns=names)
+    keys = pa.array(pd.unique(pd.Series(request.keys))).cast(kind)
+    ends = pc.min_max(keys)
+    # The statistics of row groups tell about ranges only.
+    wanted = (pc.field(key) >= ends["min"]) & (pc.field(key) <= ends["max"]) & pc.field(key).isin(keys)
+    return pq.read_table(file, columns=names, filters=wanted)
 
 
 def _parquet_file(repo: Repo, source: Any) -> str | None:

@@ -20,6 +20,11 @@ SECTION = "recsys"
 Reference = Annotated[str, Field(pattern=r"^[^:]+:[^:]+$", description="view:feature")]
 Positive = Annotated[int, Field(gt=0)]
 
+RetrievalFamily = Literal[
+    "two_tower", "content", "audio", "mult_dae", "mult_vae", "deep_autoencoder", "als", "bpr", "ease", "item_knn",
+    "popularity",
+]  # fmt: skip
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -45,14 +50,22 @@ class Retrieval(_Section):
     """Name of the exported model; `<recommender>_retrieval` if empty."""
     vectors: Reference | None = None
     """Feature that `materialize` writes the item vectors to; None keeps them in the bundle only."""
-    family: Literal["two_tower"] = "two_tower"
-    """What `feast-recsys train` trains."""
+    family: RetrievalFamily = "two_tower"
+    """What `feast-recsys train` trains: `two_tower` from the features of both sides; `content` and `audio`, which put new
+    items where their content says; `mult_dae`, `mult_vae` and `deep_autoencoder`, `als`, `bpr`, `ease`, `item_knn` and
+    `popularity`, which know items by their ids only."""
     query: str | None = None
     """Feature service of the user side, for `train`."""
     item: str | None = None
     """Feature service of the item side, for `train`."""
     history: Reference | None = None
     """List feature of the user with item ids, most recent first, for `train`."""
+    ratings: Reference | None = None
+    """List feature of the user, parallel to `history`, with what each item was rated; for families that take ratings."""
+    audio: Reference | None = None
+    """Item feature with the path of its sound file, relative to the repository; for `audio`."""
+    hyperparameters: Mapping[str, Any] = {}
+    """Of the family, by name, instead of its defaults; docs/models.md lists them."""
 
 
 class Ranking(_Section):
@@ -64,8 +77,11 @@ class Ranking(_Section):
     """What `feast-recsys train` trains."""
     features: str | None = None
     """Feature service of both sides, for `train`."""
-    crosses: tuple[tuple[str, str], ...] = ()
-    """Pairs of a user-side and an item-side reference whose products feed the wide part, for `train`."""
+    crosses: tuple[tuple[str, ...], ...] = ()
+    """References whose products feed the wide part, for `train`: pairs of a user's and an item's mostly, the user's
+    first; one alone is a weight for each of its values."""
+    hyperparameters: Mapping[str, Any] = {}
+    """Of the family, by name, instead of its defaults; docs/models.md lists them."""
 
 
 class Recommender(_Section):

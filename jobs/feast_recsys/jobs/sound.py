@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,7 +54,8 @@ class Sounds:
         from feast_recsys.features.audio import LogMel, decode, log_mel, windows
 
         assert spec.audio is not None
-        settings = LogMel(**{name: value for name, value in spec.audio.items() if name != COLD_ONLY})
+        given: dict[str, Any] = {name: value for name, value in spec.audio.items() if name != COLD_ONLY}
+        settings = LogMel(**given)
         known = self.known.get(spec.name, frozenset())
         lists: list[npt.NDArray[np.float32]] = []
         wanted = paths.valid & np.array([key not in known for key in ids.tolist()], np.bool_)

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from feast_recsys.bundle.signature import Role, Signature, Stage
+from feast_recsys.models.family_names import CONTENT_FAMILIES, HISTORY_FAMILIES
 from feast_recsys.models.two_tower import TwoTowerConfig, build_two_tower
 from feast_recsys.models.wide_deep import WideDeep, WideDeepConfig
 
@@ -23,6 +24,15 @@ def build_modules(signature: Signature, sizes: Mapping[str, int], config: Mappin
     Raises:
         KeyError, TypeError: the config is not of this version.
     """
+    if config["family"] in HISTORY_FAMILIES:
+        # These modules know of checkpoints, which know of this one.
+        from feast_recsys.models.history_families import build_history_modules, history_family
+
+        return build_history_modules(history_family(config["family"]), signature, sizes, config)
+    if config["family"] in CONTENT_FAMILIES:
+        from feast_recsys.models.content_families import build_content_modules
+
+        return build_content_modules(signature, sizes, config)
     parameters = dict(config["hyperparameters"])
     if signature.stage is Stage.RETRIEVAL:
         query, item = signature.graphs[Role.QUERY_ENCODER].inputs, signature.graphs[Role.ITEM_ENCODER].inputs

@@ -11,16 +11,14 @@ from torch import nn
 
 from feast_recsys.bundle.progress import SILENT, Reporter
 from feast_recsys.bundle.signature import Role
-from feast_recsys.models.build import build_modules
 from feast_recsys.models.checkpoint import Checkpoint
 from feast_recsys.models.data import TrainingData
 from feast_recsys.models.events import Ints, Part
+from feast_recsys.models.loop import Run
 from feast_recsys.models.queries import Queries
-from feast_recsys.models.retrieval import fit_encoders
+from feast_recsys.models.refit import refit
 from feast_recsys.models.scoring import best, is_liked, retrieve, score_catalogue
-from feast_recsys.models.seeds import seeded
 from feast_recsys.models.tensors import Floats, ModelTensors
-from feast_recsys.models.two_tower import TwoTowerConfig
 from feast_recsys.models.wide_deep import WideDeepConfig
 
 
@@ -86,20 +84,15 @@ def training_set(
     events = data.events
     likes = events.items[(events.parts == Part.TRAIN) & events.positive]
     popularity = np.bincount(likes, minlength=data.items).astype(np.float64) + 0.01
-    hyper = TwoTowerConfig(**retrieval.config["hyperparameters"])
     width = config.candidates + config.candidates // 3 + config.popular + config.random
     items = np.full((len(data.ranking), width), -1, np.int64)
     scores = np.zeros((len(data.ranking), width), np.float32)
     for fold in range(config.folds):
         asked = np.flatnonzero(fold_of[data.ranking.users] == fold)
-        others = np.flatnonzero(fold_of[data.training.users] != fold)
-        if not len(asked) or not len(others):
+        if not len(asked) or (fold_of[data.training.users] == fold).all():
             continue
-        with seeded(seed + 1 + fold):
-            encoders = build_modules(retrieval.signature, retrieval.sizes, retrieval.config)
-            part = _Part(progress, fold, config.folds)
-            fit_encoders(encoders, tensors, data, data.training.take(others), hyper, seed + 1 + fold,
-                         epochs=int(retrieval.config["epochs"]), progress=part)  # fmt: skip
+        run = Run(seed=seed + 1 + fold, progress=_Part(progress, fold, config.folds))
+        encoders = refit(retrieval, tensors, data, np.flatnonzero(fold_of != fold), run)
         for rows, block in score_catalogue(encoders, tensors, data, data.ranking.take(asked)):
             chosen = asked[rows]
             items[chosen] = choose_candidates(block, popularity, config, width, random)

@@ -1,7 +1,8 @@
-"""Cross-product features of the wide part: one weight for each pair of a user's and an item's key."""
+"""Cross-product features of the wide part: one weight for each key, pair of keys, or longer tuple of keys."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -10,9 +11,12 @@ from torch.nn import functional
 
 from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import InvalidSettings
-from feast_recsys.bundle.signature import Input
+from feast_recsys.bundle.signature import Input, Side
+from feast_recsys.models.layers import Knots
 
 PRIME = 2_654_435_761  # Knuth's multiplicative hash; products with row numbers stay far within int64
+
+DENSE = 20_000  # up to so many weights a whole gradient is faster than one of the rows that were met
 
 
 class KeyRows(nn.Module):
@@ -57,6 +61,58 @@ class KeyRows(nn.Module):
         return above.to(torch.int64).sum(-1, keepdim=True) + 1
 
 
+class KeyTuples(nn.Module):
+    """All tuples of one key of each of several inputs of one side, as positive numbers; 0 where one has none.
+
+    With these a cross goes over three inputs and more. Up to `buckets` tuples have a number each; more are hashed.
+
+    Args:
+        parts: Whose keys.
+        buckets: Most numbers.
+    """
+
+    def __init__(self, parts: Sequence[KeyRows], buckets: int) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.widths = [part.rows for part in parts]
+        tuples = math.prod(self.widths)
+        self.exact = tuples <= buckets
+        self.rows = tuples if self.exact else buckets + 1
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """[B] or [B, L] of each part to [B, product of the lengths]."""
+        first, *others = self.parts
+        rows: Tensor = first(inputs)
+        for part, width in zip(others, self.widths[1:], strict=True):
+            a, b = rows.unsqueeze(-1), part(inputs).unsqueeze(-2)  # [B, La, 1], [B, 1, Lb]
+            cell = a * width + b if self.exact else (a * PRIME + b) % (self.rows - 1) + 1
+            rows = torch.where((a != 0) & (b != 0), cell, 0).flatten(1)
+        return rows
+
+
+Keys = KeyRows | KeyTuples
+
+
+class KeyWeights(nn.Module):
+    """Sum of the weights of the keys of one side: the plain linear features of the wide part.
+
+    Args:
+        keys: Whose.
+    """
+
+    def __init__(self, keys: Keys) -> None:
+        super().__init__()
+        self.keys = keys
+        self.weight = nn.Embedding(keys.rows, 1, sparse=keys.rows > DENSE)
+        nn.init.zeros_(self.weight.weight)
+
+    def forward(self, inputs: Mapping[str, Tensor], groups: int) -> Tensor:
+        """Logits [groups, C], or [groups, 1] of the user's keys: as for all candidates."""
+        rows = self.keys(inputs)
+        total: Tensor = (self.weight(rows).squeeze(-1) * (rows != 0)).sum(-1)
+        return total.reshape(groups, -1)
+
+
 class Cross(nn.Module):
     """Sum of the weights of all pairs of a user's keys and an item's keys.
 
@@ -68,12 +124,12 @@ class Cross(nn.Module):
         buckets: Most weights.
     """
 
-    def __init__(self, user: KeyRows, item: KeyRows, buckets: int) -> None:
+    def __init__(self, user: Keys, item: Keys, buckets: int) -> None:
         super().__init__()
         self.user, self.item = user, item
         self.exact = user.rows * item.rows <= buckets
         self.cells = user.rows * item.rows if self.exact else buckets
-        self.weight = nn.Embedding(self.cells, 1, sparse=True)
+        self.weight = nn.Embedding(self.cells, 1, sparse=self.cells > DENSE)
         nn.init.zeros_(self.weight.weight)
 
     def forward(self, inputs: Mapping[str, Tensor], groups: int) -> Tensor:
@@ -96,18 +152,56 @@ class Cross(nn.Module):
         return total
 
 
-def find_input(specs: Sequence[Input], reference: str) -> Input:
-    """The input of a reference.
+def build_crosses(
+    crosses: Sequence[Sequence[str]], specs: Sequence[Input], sizes: Mapping[str, int], knots: Knots, buckets: int
+) -> nn.ModuleList:
+    """The wide part's `Cross` or `KeyWeights` of each cross.
+
+    Args:
+        crosses: References, the user's before the item's: a pair of both as a rule; one alone gives its keys a weight
+            each, three and more are crossed as tuples.
+        specs: All inputs.
+        sizes: Rows by vocabulary file.
+        knots: See `inputs.Inputs.knots`.
+        buckets: Most weights of one cross.
 
     Raises:
-        InvalidSettings: there is none; says which there are.
+        InvalidSettings: a reference is not among the inputs of its side, is a list of numbers, or a cross is empty.
     """
-    for spec in specs:
-        if spec.feature == reference:
-            return spec
-    known = ", ".join(spec.feature for spec in specs if spec.source != "request")
-    raise InvalidSettings(
-        f"crosses: {reference} is not among the ranker's features of that side; there are: {known or 'none'}. "
-        "The user's reference comes first, the item's second",
-        field="crosses",
-    )
+
+    def keys(inputs: Sequence[Input]) -> Keys:
+        rows = [KeyRows(spec, sizes.get(spec.vocabulary or ""), knots.get(spec.name)) for spec in inputs]
+        return rows[0] if len(rows) == 1 else KeyTuples(rows, buckets)
+
+    made: list[nn.Module] = []
+    for references in crosses:
+        user, item = sides_of(references, specs)
+        if user and item:
+            made.append(Cross(keys(user), keys(item), buckets))
+        else:
+            made.append(KeyWeights(keys(user or item)))
+    return nn.ModuleList(made)
+
+
+def sides_of(references: Sequence[str], specs: Sequence[Input]) -> tuple[list[Input], list[Input]]:
+    """The user's and the item's inputs of a cross.
+
+    Raises:
+        InvalidSettings: there is no such input, says which there are; or the item's come before the user's.
+    """
+    by_reference = {spec.feature: spec for spec in specs}
+    for reference in references:
+        if reference not in by_reference:
+            known = ", ".join(spec.feature for spec in specs if spec.source != "request")
+            raise InvalidSettings(
+                f"crosses: {reference} is not among the ranker's features; there are: {known or 'none'}",
+                field="crosses",
+            )
+    chosen = [by_reference[reference] for reference in references]
+    of_item = [spec.side is Side.ITEM for spec in chosen]
+    if not chosen or of_item != sorted(of_item):
+        raise InvalidSettings(
+            f"crosses: [{', '.join(references)}]; name one or more references, the user's before the item's",
+            field="crosses",
+        )
+    return chosen[: of_item.count(False)], chosen[of_item.count(False) :]

@@ -5,20 +5,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from feast_recsys.bundle.columns import Array, Column
+from feast_recsys.bundle.columns import Array
 from feast_recsys.bundle.errors import InvalidSettings
 from feast_recsys.bundle.progress import SILENT, Reporter
 from feast_recsys.bundle.signature import Side
 from feast_recsys.features.repo import EntityKey, Repo, entity_key
 from feast_recsys.features.schema import FeatureSchema, service_schemas
 from feast_recsys.features.settings import Recommender
+from feast_recsys.features.streaming import CHUNK, Rows, write_joined
 from feast_recsys.features.training import point_in_time, read_interactions
 from feast_recsys.models.events import Events, Ints, Part, split_events
 from feast_recsys.models.queries import Queries, held_out_queries, horizon_queries, next_item_queries
+from feast_recsys.models.streaming import ColumnRows, open_joined
 
 DAY = 86_400
 
@@ -32,11 +35,17 @@ class DataConfig:
         stride: Events of a user between two moments at which the ranker is trained.
         snapshot_rows: Item features are taken as of midnight (UTC). With more than this many pairs of item and
             midnight, only every second midnight counts, or every third, and so on.
+        folder: Where joined features go, for what does not fit into memory; None keeps them in memory. A join that was
+            cut off goes on there. A folder is for one recommender; remove it when features have changed at their
+            source.
+        chunk: Rows that are joined at once into the folder.
     """
 
     last: int = 10
     stride: int = 3
     snapshot_rows: int = 400_000
+    folder: Path | None = None
+    chunk: int = CHUNK
 
 
 @dataclass(frozen=True)
@@ -70,8 +79,8 @@ class TrainingData:
     ranking: Queries
     state_keys: Ints
     days: Ints
-    user_columns: Mapping[str, Column]
-    item_columns: Mapping[str, Column]
+    user_columns: Mapping[str, ColumnRows]
+    item_columns: Mapping[str, ColumnRows]
     fingerprint: str
 
     @property
@@ -134,11 +143,18 @@ def load_data(
     schemas = (*query, *item, *ranking)
     references = {side: _references(schemas, side) for side in (Side.USER, Side.ITEM)}
     progress.start("join features as of each moment")
-    users, times = np.divmod(states, _TIMES)
-    user_rows = _rows(user_key, events.user_ids[users], times - 1)
-    user_columns = point_in_time(repo, references[Side.USER], user_rows, progress=progress.progress)
-    item_rows = _rows(item_key, np.tile(events.item_ids, len(days)), np.repeat(days, len(events.item_ids)))
-    item_columns = point_in_time(repo, references[Side.ITEM], item_rows, progress=progress.progress)
+
+    def user_rows(start: int, end: int) -> pa.Table:
+        users, times = np.divmod(states[start:end], _TIMES)
+        return _rows(user_key, events.user_ids[users], times - 1)
+
+    def item_rows(start: int, end: int) -> pa.Table:
+        day, item = np.divmod(np.arange(start, end), len(events.item_ids))
+        return _rows(item_key, events.item_ids[item], days[day])
+
+    user_columns = _join(repo, references[Side.USER], user_rows, len(states), config, "user", progress)
+    item_total = len(days) * len(events.item_ids)
+    item_columns = _join(repo, references[Side.ITEM], item_rows, item_total, config, "item", progress)
     progress.done(f"{len(states)} moments of users, {len(days)} days of items")
     return TrainingData(
         settings, user_key, item_key, query, item, ranking, events, training, validation, test, wide, states, days,
@@ -147,6 +163,16 @@ def load_data(
 
 
 _TIMES = 2**40  # more seconds than any timestamp
+
+
+def _join(
+    repo: Repo, references: Sequence[str], rows: Rows, total: int, config: DataConfig, side: str, progress: Reporter
+) -> Mapping[str, ColumnRows]:
+    if config.folder is None:
+        return point_in_time(repo, references, rows(0, total), progress=progress.progress)
+    folder = config.folder / side
+    write_joined(repo, references, rows, total, folder, chunk=config.chunk, progress=progress.progress)
+    return open_joined(folder)
 
 
 def _state_keys(users: Ints, times: Ints) -> Ints:

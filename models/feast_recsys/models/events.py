@@ -37,6 +37,7 @@ class Events:
         positive: [n] bool, whether it is a like.
         parts: [n] uint8, Part.
         starts: [U + 1] first event of each user.
+        labels: [n] float32, as the interactions have them; 1 where the settings name no label column.
     """
 
     user_ids: Array
@@ -47,6 +48,7 @@ class Events:
     positive: npt.NDArray[np.bool_]
     parts: npt.NDArray[np.uint8]
     starts: Ints
+    labels: npt.NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.times)
@@ -87,4 +89,4 @@ def split_events(interactions: Interactions, last: int = 10) -> Events:
             "there are no likes to train on; check `label` and `positive_from`, or bring more interactions",
             field="recsys.interactions",
         )
-    return Events(user_ids, item_ids, users, items, times, positive, parts, starts)
+    return Events(user_ids, item_ids, users, items, times, positive, parts, starts, interactions.labels[order])

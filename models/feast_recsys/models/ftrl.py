@@ -21,8 +21,8 @@ class Ftrl(Optimizer):
     g = 0 nothing changes. The published form sums the loss over examples; so should the caller.
 
     Args:
-        params: Weights, or groups of them with settings of their own. A start other than 0 is forgotten at the first
-            gradient, by definition.
+        params: Weights, or groups of them with settings of their own. A start other than 0 is kept: z begins where the
+            formula above gives it back. So a warm start goes on from the older weights, at the first rate again.
         alpha, beta: Learning rate and its smoothing.
         l1, l2: Strengths of both penalties.
     """
@@ -50,7 +50,8 @@ class Ftrl(Optimizer):
     def _update(self, weight: Tensor, group: dict[str, Any]) -> None:
         state = self.state[weight]
         if not state:
-            state["z"], state["n"] = torch.zeros_like(weight), torch.zeros_like(weight)
+            rate = group["beta"] / group["alpha"] + group["l2"]
+            state["z"], state["n"] = -(weight * rate + weight.sign() * group["l1"]), torch.zeros_like(weight)
         rows: Any = slice(None)
         gradient = weight.grad
         assert gradient is not None

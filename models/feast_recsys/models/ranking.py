@@ -2,45 +2,59 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
-from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import InvalidSettings
 from feast_recsys.bundle.progress import SILENT, Reporter
-from feast_recsys.bundle.signature import Graph, Input, Role, Side, Signature, Stage
-from feast_recsys.bundle.vocabulary import Vocabulary
+from feast_recsys.bundle.signature import Role
 from feast_recsys.features.repo import Repo
 from feast_recsys.models.build import build_modules
-from feast_recsys.models.calibration import fit_platt
-from feast_recsys.models.candidates import RankingSet, retrieved_set, training_set
+from feast_recsys.models.calibration import fit_platt, weighted_log_loss
+from feast_recsys.models.candidates import RankingSet
 from feast_recsys.models.checkpoint import Checkpoint
 from feast_recsys.models.data import DataConfig, TrainingData, load_data
+from feast_recsys.models.devices import to_device
 from feast_recsys.models.events import Ints
-from feast_recsys.models.ftrl import Ftrl
-from feast_recsys.models.inputs import InputFitter, quantiles
+from feast_recsys.models.loop import Course, Report, Run, train_epochs
+from feast_recsys.models.ranking_loss import joint_optimizers, ranking_loss
+from feast_recsys.models.ranking_setup import (
+    SCORE_INPUT,
+    RankingCandidates,
+    label_values,
+    ranker_setup,
+    ranking_candidates,
+)
 from feast_recsys.models.seeds import seeded
 from feast_recsys.models.tensors import Floats, ModelTensors, model_tensors
-from feast_recsys.models.two_tower import ItemEncoder
-from feast_recsys.models.wide_deep import RETRIEVAL_SCORE, WideDeep, WideDeepConfig
-
-SCORE_INPUT = "retrieval_score"
+from feast_recsys.models.warm_start import WarmStart, start_from_ranking, start_from_retrieval, start_width
+from feast_recsys.models.wide_deep import WideDeep, WideDeepConfig
 
 
 @dataclass(frozen=True)
-class _Batch:
-    """Rows of a ranking set as module inputs, padding left in: its labels weigh nothing."""
+class _Judge:
+    """Judges a ranker by the candidates of the validation users.
 
-    inputs: dict[str, Tensor]
-    labels: Tensor
-    weights: Tensor
+    Attributes:
+        tensors, data, held_out: What is ranked.
+        weights: [n] of the candidates that are there; None for 1.
+    """
+
+    tensors: ModelTensors
+    data: TrainingData
+    held_out: RankingSet
+    weights: Floats | None
+
+    def calibrate(self, ranker: WideDeep) -> tuple[float, float, float]:
+        """Platt's scale and shift, and the log-loss with them."""
+        real = self.held_out.real
+        logits, liked = score_candidates(ranker, self.tensors, self.data, self.held_out)[real], self.held_out.labels
+        scale, shift = fit_platt(logits, liked[real], weights=self.weights)
+        return scale, shift, weighted_log_loss(scale * logits + shift, liked[real], self.weights)
 
 
 def train_ranking(
@@ -52,10 +66,15 @@ def train_ranking(
     config: WideDeepConfig | None = None,
     data: TrainingData | None = None,
     progress: Reporter = SILENT,
+    warm_start: Checkpoint | None = None,
+    run: Run | None = None,
+    candidates: RankingCandidates | None = None,
 ) -> Checkpoint:
     """Trains the ranking model of a recommender on what its retrieval model finds.
 
-    Stops early by the log-loss of validation users' candidates; the probabilities are calibrated on the same.
+    Stops early by the log-loss of validation users' candidates; the probabilities are calibrated on the same. With
+    `weighted_by` both are weighted as the training is: Platt scaling to plain labels would turn odds that estimate
+    expected values back into those of a like.
 
     Args:
         repo: The repository.
@@ -65,64 +84,70 @@ def train_ranking(
         config: Hyperparameters.
         data: What `load_data` gave for this recommender; read here if None.
         progress: Hears of the steps.
+        warm_start: An older ranking model to start from instead of the retrieval model's item table. What was taken
+            over, and the log-loss before the first epoch, are in the metadata under training.warm_start.
+        run: How it runs; `seed` and `progress` above take the place of its own.
+        candidates: What `ranking_candidates` gave; retrieved here if None.
 
     Raises:
-        InvalidSettings: the settings have no ranking, no `ranking.features`, or crosses that don't fit; names it.
+        InvalidSettings: the settings have no ranking, no `ranking.features`, crosses that don't fit, or no label to
+            weigh by; or the warm start is no Wide & Deep ranker; names it.
         InvalidRepository: see `load_data`.
     """
     config = config or WideDeepConfig()
     data = data or load_data(repo, recommender, DataConfig(), progress=progress)
-    ranking = data.settings.ranking
     field = f"recsys.recommenders.{recommender}.ranking"
-    if ranking is None or not data.ranking_schemas:
+    if data.settings.ranking is None or not data.ranking_schemas:
         raise InvalidSettings(f"{field}.features is not set; name a feature service", field=f"{field}.features")
-    config = dataclasses.replace(config, dimension=retrieval.signature.dimension)
-    encoder_inputs = [spec for graph in retrieval.signature.graphs.values() for spec in graph.inputs]
-    found_by = model_tensors(data, encoder_inputs, retrieval.vocabularies)
-    k = data.settings.candidates
-    progress.start("retrieve training candidates")
-    train = training_set(data, retrieval, found_by, config, seed, progress=progress)
-    held_out = retrieved_set(retrieval.modules, found_by, data, data.validation, k)
-    progress.done(f"{int(train.real.sum())} candidates, {int(train.labels.sum())} of them liked")
+    if config.weighted_by is not None and (repo.settings.interactions is None or not repo.settings.interactions.label):
+        raise InvalidSettings(
+            "weighted_by: label needs a label; name its column in recsys.interactions.label",
+            field="recsys.interactions.label",
+        )
+    config = replace(config, dimension=start_width(retrieval) or config.dimension)
+    found = candidates or ranking_candidates(data, retrieval, config, seed=seed, progress=progress)
+    setup = ranker_setup(data, found.train, config)
+    signature, vocabularies = setup.signature, setup.vocabularies
+    tensors = model_tensors(data, signature.graphs[Role.RANKER].inputs, vocabularies)
+    real = found.held_out.real
+    weights = label_values(found.held_out, data.events)[real] if config.weighted_by is not None else None
+    judge = _Judge(tensors, data, found.held_out, weights)
+    run = replace(run or Run(), seed=seed, progress=progress)
 
-    fitter = InputFitter(data, config.history_length)
-    scores = train.scores[train.real].astype(np.float64)
-    score = Input(SCORE_INPUT, RETRIEVAL_SCORE, Side.ITEM, DType.FLOAT32, default=float(np.float32(scores.mean())))
-    inputs = fitter.fit(data.ranking_schemas, (fitter.item_id(), score))
-    history = next((s.name for s in inputs.specs if s.feature == data.settings.retrieval.history), None)
-    kept: dict[str, Any] = {
-        "family": ranking.family,
-        "hyperparameters": asdict(config),
-        "knots": {**inputs.knots, SCORE_INPUT: quantiles(scores)},
-        "item_id": inputs.specs[0].name,
-        "history": history,
-        "crosses": [list(pair) for pair in ranking.crosses],
-        "score": [float(scores.mean()), float(scores.std()) or 1.0],
-    }
-    specs = (*inputs.of(Side.USER), *inputs.of(Side.ITEM))
-    graphs = {Role.RANKER: Graph(Role.RANKER, specs, "probability", ranking.features)}
-    signature = Signature(ranking.model, Stage.RANKING, graphs)
-    tensors = model_tensors(data, specs, inputs.vocabularies)
     progress.start("train ranking")
     with seeded(seed):
-        sizes = {file: len(v) for file, v in inputs.vocabularies.items()}
-        ranker = build_modules(signature, sizes, kept)[Role.RANKER]
-        assert isinstance(ranker, WideDeep)
-        _warm_start(ranker, inputs.vocabularies[fitter.item_file], retrieval)
-        losses, epochs = _fit(ranker, tensors, data, train, held_out, config, seed, progress)
-    logits = score_candidates(ranker, tensors, data, held_out)[held_out.real]
-    scale, shift = fit_platt(logits, held_out.labels[held_out.real])
+        ranker = build_modules(signature, {file: len(v) for file, v in vocabularies.items()}, setup.config)[Role.RANKER]
+    assert isinstance(ranker, WideDeep)
+    ranker.start_at(float(np.clip(found.train.labels.sum() / max(found.train.real.sum(), 1), 1e-6, 1 - 1e-6)))
+    start: WarmStart | None = None
+    if warm_start is not None:
+        start = start_from_ranking(ranker, vocabularies, warm_start)
+        start = replace(start, log_loss=judge.calibrate(ranker)[2])
+    elif setup.item_file in vocabularies:
+        start_from_retrieval(ranker, vocabularies[setup.item_file], retrieval)
+    course = _fit(ranker.to(run.device), judge, found.train, config, run)
+    ranker.cpu()
+    scale, shift, log_loss = judge.calibrate(ranker)
     ranker.scale.fill_(scale)
     ranker.shift.fill_(shift)
-    calibrated = _log_loss(scale * logits + shift, held_out.labels[held_out.real])
-    progress.done(f"log-loss {calibrated:.4f} on validation, epoch {epochs} of {len(losses)}")
-    metrics = {"validation": {"log_loss": calibrated, "users": len(data.validation), "epochs": list(losses)}}
-    facts = {
-        "training": {"seed": seed, "data": data.fingerprint, "candidates": int(train.real.sum()), "epochs": epochs},
-        "metrics": {"validation": {"log_loss": round(calibrated, 6)}},
-    }
-    signature = Signature(signature.name, signature.stage, graphs, metadata=facts)
-    return Checkpoint({Role.RANKER: ranker.eval()}, signature, inputs.vocabularies, kept | {"epochs": epochs}, metrics)
+    losses = [-value for value in course.values]
+    taken = f", started from {start}" if start is not None else ""
+    progress.done(f"log-loss {log_loss:.4f} on validation, epoch {course.best} of {len(losses)}{taken}")
+    facts: dict[str, Any] = {
+        "training": {
+            "seed": seed, "data": data.fingerprint, "candidates": int(found.train.real.sum()), "epochs": course.best,
+        },
+        "metrics": {"validation": {"log_loss": round(log_loss, 6)}},
+    }  # fmt: skip
+    if start is not None:
+        facts["training"]["warm_start"] = start.to_dict()
+    return Checkpoint(
+        {Role.RANKER: ranker.eval()},
+        replace(signature, metadata=facts),
+        vocabularies,
+        {**setup.config, "epochs": course.best},
+        {"validation": {"log_loss": log_loss, "users": len(data.validation), "epochs": losses}},
+    )
 
 
 @torch.no_grad()
@@ -132,95 +157,51 @@ def score_candidates(ranker: WideDeep, tensors: ModelTensors, data: TrainingData
     blocks = [np.empty((0, candidates.items.shape[1]), np.float32)]
     for rows in np.array_split(np.arange(len(candidates.queries)), max(len(candidates.queries) // 64, 1)):
         if len(rows):
-            batch = _batch(tensors, data, candidates, rows)
-            blocks.append(ranker.logits(batch.inputs).reshape(len(rows), -1).numpy())
+            inputs = to_device(_inputs(tensors, data, candidates, rows), ranker.scale.device)
+            blocks.append(ranker.logits(inputs).reshape(len(rows), -1).cpu().numpy())
     return np.concatenate(blocks)
 
 
-def _fit(
-    ranker: WideDeep,
-    tensors: ModelTensors,
-    data: TrainingData,
-    train: RankingSet,
-    held_out: RankingSet,
-    config: WideDeepConfig,
-    seed: int,
-    progress: Reporter,
-) -> tuple[tuple[float, ...], int]:
-    """Trains in place; the log-losses on validation by epoch, and the number of the best one."""
-    random = np.random.default_rng(seed)
+def _fit(ranker: WideDeep, judge: _Judge, train: RankingSet, config: WideDeepConfig, run: Run) -> Course:
+    """Trains in place."""
+    tensors, data = judge.tensors, judge.data
     usable = np.flatnonzero(train.real.any(1))
-    with torch.no_grad():
-        share = max(float(train.labels.sum() / train.real.sum()), 1e-6)
-        last = ranker.tower[-1]
-        assert isinstance(last, nn.Linear)
-        last.bias.fill_(float(np.log(share / (1.0 - share))))
-    crosses, linear = ranker.wide_parameters()
-    groups: list[dict[str, Any]] = [{"params": linear, "alpha": config.linear_alpha}]
-    if crosses:
-        groups.append({"params": crosses})
-    wide = Ftrl(groups, config.alpha, l1=config.l1)
-    # AdaGrad forgets the scale of the loss, FTRL's published form wants a sum: so the loss is one.
-    deep = torch.optim.Adagrad(ranker.deep_parameters(), lr=config.learning_rate)
-    order = np.empty(0, np.int64)
-    losses: list[float] = []
-    kept, kept_epoch = copy.deepcopy(ranker.state_dict()), 0
     batches = max(min(config.queries, len(usable)) // config.batch, 1)
-    real, truth = held_out.real, held_out.labels[held_out.real]
-    for epoch in range(config.epochs):
-        ranker.train()
-        size = batches * min(config.batch, len(usable))
-        while len(order) < size:
-            order = np.concatenate([order, random.permutation(usable)])
-        chosen, order = order[:size], order[size:]
-        for step, rows in enumerate(np.array_split(chosen, batches)):
-            batch = _batch(tensors, data, train, rows)
-            wide.zero_grad()
-            deep.zero_grad()
-            loss = functional.binary_cross_entropy_with_logits(
-                ranker.logits(batch.inputs), batch.labels, weight=batch.weights, reduction="sum"
-            )
-            loss.backward()  # type: ignore[no-untyped-call]
-            wide.step()
-            deep.step()
-            progress.progress(epoch * batches + step + 1, config.epochs * batches)
-        logits = score_candidates(ranker, tensors, data, held_out)[real]
-        scale, shift = fit_platt(logits, truth)
-        losses.append(_log_loss(scale * logits + shift, truth))
-        if losses[-1] < min(losses[:-1], default=np.inf):
-            kept, kept_epoch = copy.deepcopy(ranker.state_dict()), epoch + 1
-        elif epoch + 1 - kept_epoch >= config.patience:
-            break
-    ranker.load_state_dict(kept)
-    return tuple(losses), kept_epoch
+    size = batches * min(config.batch, len(usable))
+    optimizers = joint_optimizers(ranker, config)
+    updates = run.updates(ranker, *optimizers.values())
+    values = label_values(train, data.events) if config.weighted_by is not None else None
+
+    def batch(rows: Ints, array: np.ndarray[Any, Any]) -> Tensor:
+        return torch.from_numpy(array[rows].astype(np.float32)).to(run.device)
+
+    def step(epoch: int, random: np.random.Generator, report: Report) -> float:
+        chosen = random.permutation(usable)[:size]
+        total = 0.0
+        for done, rows in enumerate(np.array_split(chosen, batches), start=1):
+            inputs = to_device(_inputs(tensors, data, train, rows), run.device)
+            liked, real = batch(rows, train.labels), batch(rows, train.real)
+            weights = batch(rows, values) if values is not None else None
+            with run.autocast():
+                logits = ranker.logits(inputs).reshape(liked.shape)
+                # Padding stays in, and counts for nothing.
+                loss = ranking_loss(logits, liked, real, config.loss, weights)
+            updates(loss)
+            mean = float(loss.detach() / real.sum())
+            total += mean
+            report(done, batches, loss=mean, examples=len(rows))
+        return total / batches
+
+    return train_epochs(
+        ranker, {**optimizers, "updates": updates}, step, run,
+        epochs=config.epochs, patience=config.patience, validate=lambda: -judge.calibrate(ranker)[2],
+    )  # fmt: skip
 
 
-def _batch(tensors: ModelTensors, data: TrainingData, candidates: RankingSet, rows: Ints) -> _Batch:
-    queries = candidates.queries
-    users, times = queries.users[rows], queries.times[rows]
-    states = data.state_rows(users, times)
-    items, real = candidates.items[rows], candidates.real[rows]
-    item_rows = data.day_of(times)[:, None] * data.items + np.maximum(items, 0)
-    inputs = tensors.users(states) | tensors.items(item_rows.reshape(-1))
+def _inputs(tensors: ModelTensors, data: TrainingData, candidates: RankingSet, rows: Ints) -> dict[str, Tensor]:
+    """Module inputs of some queries, padding left in."""
+    users, times = candidates.queries.users[rows], candidates.queries.times[rows]
+    item_rows = data.day_of(times)[:, None] * data.items + np.maximum(candidates.items[rows], 0)
+    inputs = tensors.users(data.state_rows(users, times)) | tensors.items(item_rows.reshape(-1))
     inputs[SCORE_INPUT] = torch.from_numpy(candidates.scores[rows].reshape(-1))
-    labels = torch.from_numpy(candidates.labels[rows].reshape(-1).astype(np.float32))
-    return _Batch(inputs, labels, torch.from_numpy(real.reshape(-1).astype(np.float32)))
-
-
-def _log_loss(logits: Floats, labels: np.ndarray[Any, np.dtype[np.bool_]]) -> float:
-    signed = np.where(labels, logits, -logits).astype(np.float64)
-    return float(np.mean(np.logaddexp(0.0, -signed)))
-
-
-def _warm_start(ranker: WideDeep, vocabulary: Vocabulary, retrieval: Checkpoint) -> None:
-    """Copies the retrieval model's item vectors for the items that both know."""
-    encoder = retrieval.modules[Role.ITEM_ENCODER]
-    assert isinstance(encoder, ItemEncoder)
-    file = encoder.item_id.vocabulary
-    assert file is not None
-    rows = torch.from_numpy(retrieval.vocabularies[file].encode(np.array(vocabulary.keys)))
-    known = encoder.items.weight.detach()[torch.cat([torch.zeros(1, dtype=torch.int64), rows])]
-    with torch.no_grad():
-        ranker.items.weight.copy_(known)
-        if ranker.history is not None:
-            ranker.history.table.weight.copy_(known)
+    return inputs

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from feast_recsys.bundle.errors import InvalidSettings
 from feast_recsys.bundle.progress import SILENT, Reporter
@@ -18,13 +17,16 @@ from feast_recsys.features.repo import Repo
 from feast_recsys.models.build import build_modules
 from feast_recsys.models.checkpoint import Checkpoint
 from feast_recsys.models.data import DataConfig, TrainingData, load_data
-from feast_recsys.models.events import Ints
+from feast_recsys.models.examples import Batch, Moments, Source, on_cpu
+from feast_recsys.models.histories import Ints
 from feast_recsys.models.inputs import InputFitter
+from feast_recsys.models.loop import Report, Run, Stateful, train_epochs
+from feast_recsys.models.negatives import Columns, Sampler, sampled_softmax
 from feast_recsys.models.queries import Queries
 from feast_recsys.models.scoring import recall, retrieve
 from feast_recsys.models.seeds import seeded
 from feast_recsys.models.tensors import ModelTensors, model_tensors
-from feast_recsys.models.two_tower import TwoTowerConfig, in_batch_loss, log_sampling_probability, split_sides
+from feast_recsys.models.two_tower import TwoTowerConfig, split_sides
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def train_retrieval(
     config: TwoTowerConfig | None = None,
     data: TrainingData | None = None,
     progress: Reporter = SILENT,
+    run: Run | None = None,
 ) -> Checkpoint:
     """Trains the retrieval model of a recommender on the interactions and feature services of its settings.
 
@@ -62,10 +65,13 @@ def train_retrieval(
         config: Hyperparameters.
         data: What `load_data` gave for this recommender; read here if None.
         progress: Hears of the steps.
+        run: How, with a seed and a reporter of its own; on the CPU with the given ones if None.
 
     Raises:
         InvalidSettings, InvalidRepository: see `load_data`; also when no user can be held out for validation.
     """
+    run = run or Run(seed=seed, progress=progress)
+    seed, progress = run.seed, run.progress
     config = config or TwoTowerConfig()
     data = data or load_data(repo, recommender, DataConfig(), progress=progress)
     if not len(data.validation):
@@ -92,7 +98,7 @@ def train_retrieval(
     progress.start("train retrieval")
     with seeded(seed):
         modules = build_modules(signature, sizes, kept)
-        fitted = fit_encoders(modules, tensors, data, data.training, config, seed, recall_at=k, progress=progress)
+        fitted = fit_encoders(modules, tensors, data, data.training, config, seed, recall_at=k, run=run)
     best = fitted.recalls[fitted.epochs - 1]
     progress.done(f"recall@{k} {best:.3f} on validation, epoch {fitted.epochs} of {len(fitted.recalls)}")
     metrics = {"validation": {f"recall@{k}": best, "users": len(data.validation), "epochs": list(fitted.recalls)}}
@@ -120,8 +126,9 @@ def fit_encoders(
     recall_at: int | None = None,
     epochs: int | None = None,
     progress: Reporter = SILENT,
+    run: Run | None = None,
 ) -> Fitted:
-    """Trains encoders in place. Call inside `seeded`.
+    """Trains encoders in place on moments with their features. Build them inside `seeded`.
 
     Args:
         encoders: Both, untrained.
@@ -133,61 +140,138 @@ def fit_encoders(
         recall_at: Stops early by the recall of this many candidates on validation; None trains all epochs.
         epochs: Instead of the config's.
         progress: Hears of batches.
+        run: How; on the CPU with the given seed and reporter if None.
     """
-    random = np.random.default_rng(seed)
-    rows, liked = queries.rows, queries.items
-    states, days = data.states(queries)[rows], data.day_of(queries.times)[rows]
-    order = np.argsort(np.argsort(queries.times[rows], kind="stable"))
-    counts = torch.from_numpy(np.bincount(liked, minlength=data.items))
-    batch = min(config.batch, len(liked))
-    log_q = log_sampling_probability(counts, batch, config.uniform)
-    modules = nn.ModuleList(encoders.values())
+    source = Moments(data, tensors, queries, min(config.batch, len(queries.items)), config.neighbourhood)
+
+    def validate() -> float:
+        with on_cpu(encoders):
+            return recall(retrieve(encoders, tensors, data, data.validation, recall_at or 1), data.validation)
+
+    return fit_source(
+        encoders, source, config, run or Run(seed=seed, progress=progress), epochs=epochs,
+        validate=None if recall_at is None else validate,
+    )  # fmt: skip
+
+
+def fit_source(
+    encoders: Mapping[Role, nn.Module],
+    source: Source,
+    config: TwoTowerConfig,
+    run: Run,
+    *,
+    epochs: int | None = None,
+    validate: Callable[[], float] | None = None,
+) -> Fitted:
+    """Trains encoders in place, wherever the examples come from.
+
+    Args:
+        encoders: Both, untrained.
+        source: Where batches come from.
+        config: Hyperparameters.
+        run: How.
+        epochs: Instead of the config's.
+        validate: Higher is better; stops early by it. None trains all epochs.
+
+    Raises:
+        InvalidSettings: there is nothing to train on.
+        InvalidArgument: hard negatives are wanted where a user has nearly all items.
+    """
+    if not source.counts.sum():
+        raise InvalidSettings("there are no likes to train on", field="recsys.interactions")
+    modules = nn.ModuleList(encoders.values()).to(run.device)
     adam = torch.optim.Adam(modules.parameters(), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.ExponentialLR(adam, config.decay)
-    recalls: list[float] = []
-    kept, kept_epoch = copy.deepcopy(modules.state_dict()), 0
-    total = epochs or config.epochs
-    batches = max(len(liked) // batch, 1)
-    for epoch in range(total):
-        modules.train()
-        moved = np.argsort(order + random.uniform(0, config.neighbourhood, len(order)), kind="stable")
-        parts = np.array_split(moved, batches)
-        for step, n in enumerate(random.permutation(batches).tolist()):
-            chosen = parts[n]
-            adam.zero_grad()
-            loss = _loss(encoders, tensors, data, states[chosen], days[chosen], liked[chosen], log_q, config, random)
-            loss.backward()  # type: ignore[no-untyped-call]
-            adam.step()
-            progress.progress(epoch * batches + step + 1, total * batches)
-        schedule.step()
-        if recall_at is None:
-            continue
-        recalls.append(recall(retrieve(encoders, tensors, data, data.validation, recall_at), data.validation))
-        if recalls[-1] > max(recalls[:-1], default=-1.0):
-            kept, kept_epoch = copy.deepcopy(modules.state_dict()), epoch + 1
-        elif epoch + 1 - kept_epoch >= config.patience:
-            break
-    if recall_at is not None:
-        modules.load_state_dict(kept)
-    modules.eval()
-    return Fitted(dict(encoders), kept_epoch or total, tuple(recalls))
+    step = _Step(dict(encoders), source, config, run, adam, schedule, modules)
+    states: dict[str, Stateful] = {"adam": adam, "schedule": schedule, "updates": step.updates, "mined": step}
+    course = train_epochs(
+        modules, states, step, run, epochs=epochs or config.epochs, patience=config.patience, validate=validate
+    )
+    modules.to("cpu")
+    return Fitted(dict(encoders), course.best, course.values)
 
 
-def _loss(
-    encoders: Mapping[Role, nn.Module],
-    tensors: ModelTensors,
-    data: TrainingData,
-    states: Ints,
-    days: Ints,
-    liked: Ints,
-    log_q: torch.Tensor,
-    config: TwoTowerConfig,
-    random: np.random.Generator,
-) -> torch.Tensor:
-    drawn = random.integers(0, data.items, config.uniform)
-    columns = np.concatenate([liked, drawn])
-    column_days = np.concatenate([days, random.choice(days, config.uniform)])
-    queries = encoders[Role.QUERY_ENCODER](**tensors.users(states))
-    vectors = encoders[Role.ITEM_ENCODER](**tensors.items(column_days * data.items + columns))
-    index = torch.from_numpy(columns)
-    return in_batch_loss(queries, vectors, torch.from_numpy(liked), index, log_q[index], config.temperature)
+class _Step:
+    """One epoch. What it carries into the next are the hard negatives."""
+
+    def __init__(
+        self,
+        encoders: dict[Role, nn.Module],
+        source: Source,
+        config: TwoTowerConfig,
+        run: Run,
+        adam: torch.optim.Optimizer,
+        schedule: torch.optim.lr_scheduler.LRScheduler,
+        modules: nn.Module,
+    ) -> None:
+        self._encoders, self._source, self._config, self._run = encoders, source, config, run
+        self._schedule, self._modules = schedule, modules
+        self._sampler = Sampler.of_counts(source.counts, uniform=config.uniform, popular=config.popular)
+        self._mined: Ints | None = None  # [queries, hard_pool]
+        self.updates = run.updates(modules, adam)
+
+    def __call__(self, epoch: int, random: np.random.Generator, report: Report) -> float:
+        config = self._config
+        if config.hard and epoch and epoch % config.hard_every == 0:
+            self._modules.eval()
+            self._mined = self._source.hardest(self._encoders, config.hard_pool, config.hard_skip)
+            self._modules.train()
+        # Losses stay where they are computed until the end, so that a GPU need not wait for each of them.
+        total, targets, batches = torch.zeros((), device=self._run.device), 0, self._source.batches
+        for done, batch in enumerate(self._source.epoch(random), 1):
+            part = batch.share(self._run.world)
+            with self._run.autocast():
+                loss = self._loss(batch, part, random)
+            self.updates(loss)
+            total += loss.detach() * len(part.targets)
+            targets += len(part.targets)
+            report(done, max(batches, done), loss=loss.detach(), examples=len(part.targets))
+        self._schedule.step()
+        return float(total) / targets
+
+    def _loss(self, whole: Batch, batch: Batch, random: np.random.Generator) -> Tensor:
+        """Of this process's part of a batch. All processes draw the same columns, for queries of the whole batch."""
+        config, world, device = self._config, self._run.world, self._run.device
+        drawn = self._sampler.draw(random)
+        of_drawn = random.integers(0, len(whole.asked), len(drawn))
+        queries = batch.queries(self._encoders)
+        positives = batch.vectors(self._encoders, batch.targets, batch.owners)
+        items, vectors = torch.from_numpy(drawn).to(device), [positives[:0]]
+        targets = torch.from_numpy(batch.targets).to(device)
+        if len(drawn):
+            vectors.append(whole.vectors(self._encoders, drawn, of_drawn))
+        if config.in_batch:
+            items = torch.cat([world.gather(targets), items])
+            vectors.insert(0, world.gather(positives))
+        log_expected = self._log_expected(items, len(items) - len(drawn))
+        return sampled_softmax(
+            queries, positives, torch.from_numpy(batch.owners).to(device), targets, torch.cat(vectors),
+            Columns(items, log_expected if config.correction != "none" else torch.zeros_like(log_expected)),
+            temperature=config.temperature,
+            own=self._log_expected(targets, len(items) - len(drawn)) if config.correction == "all" else None,
+            hard=self._hard(batch, random),
+        )  # fmt: skip
+
+    def _log_expected(self, items: Tensor, in_batch: int) -> Tensor:
+        expected = self._sampler.expected(items.cpu().numpy(), in_batch)
+        return torch.from_numpy(np.log(expected).astype(np.float32)).to(items.device)
+
+    def _hard(self, batch: Batch, random: np.random.Generator) -> Tensor | None:
+        """[Q, hard, d], drawn from the pool of each query."""
+        if self._mined is None:
+            return None
+        pool = self._mined[batch.asked]
+        places = random.integers(0, pool.shape[1], (len(pool), self._config.hard))
+        items = np.take_along_axis(pool, places, axis=1)
+        owners = np.repeat(np.arange(len(pool)), self._config.hard)
+        vectors = batch.vectors(self._encoders, items.reshape(-1), owners)
+        return vectors.reshape(*items.shape, -1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The hard negatives mined last."""
+        return {} if self._mined is None else {"mined": self._mined}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on with them."""
+        mined = state_dict.get("mined")
+        self._mined = None if mined is None else np.asarray(mined, np.int64)

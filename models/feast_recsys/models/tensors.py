@@ -1,24 +1,32 @@
-"""Module inputs for all rows of the training data at once."""
+"""Module inputs for all rows of the training data: tensors in memory, or made from mapped files when asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from feast_recsys.bundle.columns import Array
+from feast_recsys.bundle.columns import Array, Column
 from feast_recsys.bundle.errors import InvalidSignature
 from feast_recsys.bundle.signature import Input, Side
 from feast_recsys.bundle.tensors import to_tensor
 from feast_recsys.bundle.vocabulary import Vocabulary
 from feast_recsys.models.data import TrainingData
 from feast_recsys.models.events import Ints
+from feast_recsys.models.streaming import ColumnRows, MappedColumn, MappedTensor
 
 Floats = npt.NDArray[np.float32]
+
+
+class TensorRows(Protocol):
+    """A module input of all rows: a tensor, or a mapped one."""
+
+    def __getitem__(self, rows: Tensor, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -30,8 +38,8 @@ class ModelTensors:
         item: Row day * I + item.
     """
 
-    user: Mapping[str, Tensor]
-    item: Mapping[str, Tensor]
+    user: Mapping[str, TensorRows]
+    item: Mapping[str, TensorRows]
 
     def users(self, states: Ints) -> dict[str, Tensor]:
         """The inputs of some states."""
@@ -50,8 +58,8 @@ def model_tensors(data: TrainingData, specs: Sequence[Input], vocabularies: Mapp
     Raises:
         InvalidSignature: an input's feature is not among those that the data was joined with.
     """
-    user: dict[str, Tensor] = {}
-    item: dict[str, Tensor] = {}
+    user: dict[str, TensorRows] = {}
+    item: dict[str, TensorRows] = {}
     for spec in specs:
         if spec.source == "request":
             continue
@@ -66,13 +74,20 @@ def model_tensors(data: TrainingData, specs: Sequence[Input], vocabularies: Mapp
             raise InvalidSignature(
                 f"{spec.feature} is not in the feature services of the settings; train again", field=spec.name
             )
-        values: Array = to_tensor(columns[spec.feature], spec)
-        if vocabulary is not None:
-            values = vocabulary.encode(values)
-        (item if spec.side is Side.ITEM else user)[spec.name] = torch.from_numpy(values)
+        (item if spec.side is Side.ITEM else user)[spec.name] = _rows(columns[spec.feature], spec, vocabulary)
     return ModelTensors(user, item)
 
 
-def _take(tensors: Mapping[str, Tensor], rows: Ints) -> dict[str, Tensor]:
+def _rows(column: ColumnRows, spec: Input, vocabulary: Vocabulary | None) -> TensorRows:
+    if isinstance(column, MappedColumn):
+        return MappedTensor(column, spec, vocabulary)
+    whole = column if isinstance(column, Column) else column.take(np.arange(len(column)))
+    values: Array = to_tensor(whole, spec)
+    if vocabulary is not None:
+        values = vocabulary.encode(values)
+    return torch.from_numpy(values)
+
+
+def _take(tensors: Mapping[str, TensorRows], rows: Ints) -> dict[str, Tensor]:
     index = torch.from_numpy(np.ascontiguousarray(rows))
     return {name: tensor[index] for name, tensor in tensors.items()}

@@ -1,0 +1,281 @@
+"""The page: headline, table, charts, each with a caption in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from feast_recsys.evaluation.assessment import EXTRA, Assessment, label
+from feast_recsys.evaluation.metrics import Interval
+from feast_recsys.evaluation.report import charts
+from feast_recsys.evaluation.report.style import CSS
+from feast_recsys.evaluation.report.svg import COLOURS
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ItemMap:
+    """Items in the plane.
+
+    Attributes:
+        positions: [m, 2] float32, finite.
+        titles: [m] what each item is called.
+        groups: [m] what the colours say, "" for nothing.
+        likes: [m] int64, how popular each item is.
+    """
+
+    positions: npt.NDArray[np.float32]
+    titles: Sequence[str]
+    groups: Sequence[str]
+    likes: npt.NDArray[np.int64]
+
+
+def render(found: Assessment, items: ItemMap | None = None) -> str:
+    """The report as one HTML document.
+
+    Args:
+        found: What was measured.
+        items: The map of items; left out if None.
+    """
+    title = f"{found.recommender}: how good are its recommendations?"
+    body = [_head(found), _table(found), '<div class="grid">', _contenders(found), _funnel(found), _curves(found)]
+    body += [_reliability(found), _slices(found, "users"), _slices(found, "items"), _lorenz(found)]
+    body += [_map(items) if items is not None and len(items.titles) else "", "</div>", _foot(found)]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{CSS}</style></head>\n<body><main>{''.join(body)}</main></body></html>\n"
+    )
+
+
+def headline(found: Assessment) -> str:
+    """What the evaluation says, in one sentence; "better" only where the interval of the difference leaves out 0."""
+    rivals = {label(name): gain for name, gain in full_rows(found.gains).items()}
+    better = [name for name, gain in rivals.items() if gain.low > 0]
+    worse = [name for name, gain in rivals.items() if gain.high < 0]
+    even = [name for name in rivals if name not in better and name not in worse]
+    said = []
+    if better:
+        said.append(f"better than {_and(better)}")
+    if even:
+        said.append(f"not told apart from {_and(even)}")
+    if worse:
+        said.append(f"behind {_and(worse)}")
+    return f"{label(found.ours)}: {'; '.join(said)}." if said else f"{label(found.ours)}, measured on its own."
+
+
+def _head(found: Assessment) -> str:
+    main = found.metrics[found.ours]
+    cut, k = _main(found), found.candidates
+    tiles = [
+        (f"{main[cut].mean:.4f}", f"{_nice(cut)} of {label(found.ours)}"),
+        (f"{main[f'recall@{k}'].mean:.1%}", f"of the liked items are among the {k} candidates"),
+        (f"{found.exposure[found.ours].coverage:.0%}", "of the catalogue is shown to somebody"),
+    ]
+    if found.ranker is not None:
+        tiles.append((f"{found.ranker.pooled.auc:.3f}", "AUC of the ranker among the candidates"))
+        tiles.append((f"{found.ranker.pooled.calibration_error:.3f}", "calibration error of its probabilities"))
+    shown = "".join(f'<div class="tile"><b>{a}</b><span>{escape(b)}</span></div>' for a, b in tiles)
+    lead = (
+        f"{found.users:,} users asked for recommendations out of all {found.items:,} items, just before the last "
+        "part of "
+        "their history. A hit is an item that they had not met before and then liked. Intervals are 95 % bootstrap "
+        "intervals over users."
+    )
+    return (
+        f'<header><p class="kind">Recommender {escape(found.recommender)}</p><h1>{escape(headline(found))}</h1>'
+        f'<p class="lead">{escape(lead)}</p></header><div class="tiles">{shown}</div>'
+    )
+
+
+def _table(found: Assessment) -> str:
+    cuts = sorted({int(m.split("@")[1]) for m in found.metrics[found.ours]})
+    cut, wide = int(_main(found).split("@")[1]), min(cuts, key=lambda c: abs(c - 20))
+    metrics = dict.fromkeys([f"ndcg@{cut}", f"recall@{cut}", f"map@{cut}", f"hit_rate@{cut}", f"recall@{wide}"])
+    head = "".join(f"<th>{escape(_nice(m))}</th>" for m in metrics)
+    rows = []
+    for n, (name, values) in enumerate(found.metrics.items()):
+        cells = "".join(f"<td>{_told(values[m], '.4f')}</td>" for m in metrics)
+        gain = found.gains.get(name)
+        told = _told(gain, "+.4f") if gain is not None else ""
+        kind = ' class="ours"' if n == 0 else ""
+        rows.append(f"<tr{kind}><td>{escape(label(name))}</td>{cells}<td>{told}</td></tr>")
+    return (
+        '<section class="wide"><h2>The table</h2><p>Every row ranks for the same users. The last column is what ours '
+        f"gains over the row in {_nice(_main(found))}, user by user; below 0 the row is better.</p>"
+        f'<div class="scroll"><table><thead><tr><th></th>{head}<th>ours gains</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div></section>"
+    )
+
+
+def _told(value: Interval, form: str) -> str:
+    return f"{value.mean:{form}}<small>{value.low:{form}} to {value.high:{form}}</small>"
+
+
+def _contenders(found: Assessment) -> str:
+    cut = _main(found)
+    values = {label(name): metrics[cut] for name, metrics in found.metrics.items()}
+    caption = (
+        f"{_nice(cut)} says how high up the liked items stand among the first {cut.split('@')[1]}: 1 is perfect. The "
+        "thin "
+        "line is the interval. Two rows whose lines overlap a lot are not told apart by this test."
+    )
+    return _figure("Who makes the best list", caption, charts.interval_bars(values, f"{cut} by contender"))
+
+
+def _funnel(found: Assessment) -> str:
+    liked, reached, shown = found.liked, found.reached, found.shown
+    cut = _main(found).split("@")[1]
+    steps = [
+        (f"All {found.items:,} items", f"{liked:.1f} liked", 1.0),
+        (f"{found.candidates} candidates", f"{reached:.1f} of them found", reached / liked if liked else 0),
+        (f"{cut} shown", f"{shown:.1f} of them shown", shown / liked if liked else 0),
+    ]
+    caption = (
+        "The items that a user came to like, on average, and how many are left after each stage. What retrieval misses "
+        "no ranker can bring back."
+    )
+    if found.ranker is not None:
+        first, second = found.ranker.ndcg_retrieve, found.ranker.ndcg
+        caption += (
+            f" Given the candidates, ranking lifts {_nice(_main(found))} over what can be reached from "
+            f"{first.mean:.3f} to "
+            f"{second.mean:.3f}."
+        )
+    return _figure("Stage by stage", caption, charts.funnel(steps, "liked items left after each stage"))
+
+
+def _curves(found: Assessment) -> str:
+    caption = (
+        "The share of the liked items that are among the first k. A steep start is good for short lists; the right "
+        "end is "
+        "the ceiling of a second stage."
+    )
+    series = {label(name): values for name, values in found.curves.items()}
+    return _figure(
+        "Recall over the length of the list", caption, charts.curves(series, "recall at k"), _names(found.metrics)
+    )
+
+
+def _reliability(found: Assessment) -> str:
+    if found.ranker is None:
+        return ""
+    caption = (
+        "Candidates in fifteen groups of equal size, by the probability that the ranker gave them. On the dashed "
+        "line a "
+        "predicted 20 % comes true in 20 % of the cases. Calibration error, the mean distance from it: "
+        f"{found.ranker.pooled.calibration_error:.4f}."
+    )
+    chart = charts.reliability_plot(found.ranker.points, "predicted against observed shares")
+    return _figure("Can its probabilities be trusted?", caption, chart)
+
+
+def _slices(found: Assessment, kind: str) -> str:
+    parts = [part for part in found.slices if part.kind == kind]
+    if not parts:
+        return ""
+    noun = "users" if kind == "users" else "liked items"
+    rows = [(p.name, f"{p.size:,} {noun}", {label(n): v for n, v in p.values.items()}) for p in parts]
+    if kind == "users":
+        name, caption = "New users and old friends", "by how many likes a user had before asking"
+    else:
+        name, caption = "Hits and rarities", "counting only the liked items of one tier of popularity"
+    caption = f"{_nice(parts[0].metric)} {caption}. Means over everybody are mostly about the larger groups."
+    return _figure(name, caption, charts.groups(rows, f"{parts[0].metric} by part"), _names(parts[0].values))
+
+
+def _lorenz(found: Assessment) -> str:
+    series = {label(n): e.lorenz for n, e in found.exposure.items() if np.isfinite(e.gini)}
+    ginis = {label(n): e.gini for n, e in found.exposure.items()}
+    if not series:
+        return ""
+    told = "; ".join(
+        f"{label(n)} shows {e.coverage:.0%} of the items (Gini {e.gini:.2f})"
+        for n, e in full_rows(found.exposure).items()
+        if np.isfinite(e.gini)
+    )
+    caption = (
+        "How evenly the lists show the catalogue. On the dashed line every item is shown equally often (Gini 0); a "
+        "curve "
+        f"in the corner shows a few items to everybody (Gini near 1). {told}."
+    )
+    chart = charts.lorenz_curves(series, ginis, "Lorenz curves of exposure")
+    return _figure("Who gets seen", caption, chart, _names(found.metrics))
+
+
+def _map(items: ItemMap) -> str:
+    names, counts = np.unique([g for g in items.groups if g], return_counts=True)
+    order = names[np.argsort(-counts, kind="stable")][:8].tolist()
+    kinds = [order.index(g) if g in order else -1 for g in items.groups]
+    top = max(int(items.likes.max(initial=1)), 1)
+    sizes = [2.5 + 5 * float(np.sqrt(n / top)) for n in items.likes.tolist()]
+    tips = [
+        f"{title}{f' ({group})' if group else ''}, {n} likes"
+        for title, group, n in zip(items.titles, items.groups, items.likes.tolist(), strict=True)
+    ]
+    caption = (
+        f"The {len(items.titles):,} most liked items as the retrieval model sees them: near on the map is alike to the "
+        "model (t-SNE of the directions of the item vectors; only nearness means something). Large dots are popular. "
+        "Touch a "
+        "dot for its name."
+    )
+    chart = charts.scatter(items.positions, tips, kinds, sizes, "map of the items")
+    legend = [(name, f"c{n}") for n, name in enumerate(order)]
+    if order and -1 in kinds:
+        legend.append(("other", "grey"))
+    return _figure("A map of the catalogue", caption, chart, legend, "map")
+
+
+def _foot(found: Assessment) -> str:
+    lines = [
+        "Recall@k is the share of a user's liked items among the first k; NDCG@k weighs a hit at rank r by "
+        "1 / log2(r + 1) and divides by the best that could be had; MAP@k averages the precision at each hit, "
+        "divided by "
+        "min(k, liked items); HR@k is the share of users with a hit. All rank the whole catalogue without what the "
+        "user had met; equal scores go by id.",
+    ]
+    if "rank_all" in found.metrics:
+        lines.append(
+            "'Rank over the whole catalogue' skips the filtering by retrieval: its distance from Retrieve + Rank is "
+            "what "
+            "the first stage costs."
+        )
+    return f"<footer>{''.join(f'<p>{escape(text)}</p>' for text in lines)}</footer>"
+
+
+def _figure(name: str, caption: str, chart: str, legend: Sequence[tuple[str, str]] = (), kind: str = "") -> str:
+    keys = "".join(f'<li style="--k: var(--{colour})">{escape(text)}</li>' for text, colour in legend)
+    listed = f'<ul class="legend">{keys}</ul>' if keys else ""
+    head = f"<h2>{escape(name)}</h2><figcaption>{escape(caption)}</figcaption>"
+    return f'<figure class="{kind}">{head}{listed}{chart}</figure>'
+
+
+def _names(values: Mapping[str, object]) -> list[tuple[str, str]]:
+    return [(label(name), f"c{n % COLOURS}") for n, name in enumerate(values)]
+
+
+def full_rows(values: Mapping[str, T]) -> dict[str, T]:
+    """Without the rows that only tell what the stages cost. Those come last, so that colours stay the same."""
+    return {name: value for name, value in values.items() if name not in EXTRA}
+
+
+def _main(found: Assessment) -> str:
+    """NDCG at the length of list that a person sees."""
+    cuts = [int(m.split("@")[1]) for m in found.metrics[found.ours]]
+    return f"ndcg@{min(10, max(cuts))}"
+
+
+def _nice(metric: str) -> str:
+    name, cut = metric.split("@")
+    names = {"ndcg": "NDCG", "recall": "Recall", "map": "MAP", "hit_rate": "HR", "recall_min": "Recall (min)"}
+    return f"{names[name]}@{cut}"
+
+
+def _and(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

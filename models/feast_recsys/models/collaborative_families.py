@@ -1,0 +1,36 @@
+"""The baselines as families that the settings can name: served through the same door as the deep models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from feast_recsys.models.collaborative.als import AlsConfig, build_als, fit_als
+from feast_recsys.models.collaborative.bpr import BprConfig, build_bpr, fit_bpr
+from feast_recsys.models.collaborative.ease import EaseConfig, build_ease, fit_ease
+from feast_recsys.models.collaborative.item_knn import ItemKnnConfig, build_item_knn, fit_item_knn
+from feast_recsys.models.collaborative.popularity import PopularityConfig, build_popularity, fit_popularity
+from feast_recsys.models.collaborative.shared import Model
+from feast_recsys.models.encoders import Encoders
+from feast_recsys.models.histories import Histories
+from feast_recsys.models.history_families import HistoryFamily, HistoryFit, Validate
+from feast_recsys.models.loop import Run
+
+
+def _family(
+    config: type[Any], build: Callable[[int, Any], Encoders], fit: Callable[[Histories, Any, Run], Model]
+) -> HistoryFamily:
+    def fitted(
+        histories: Histories, chosen: Any, run: Run, validate: Validate | None, epochs: int | None
+    ) -> HistoryFit:
+        model = fit(histories, chosen, run)
+        return HistoryFit(model.encoders(), model.config, facts=model.facts)
+
+    return HistoryFamily(config, build, fitted)
+
+
+POPULARITY = _family(PopularityConfig, build_popularity, fit_popularity)
+ITEM_KNN = _family(ItemKnnConfig, build_item_knn, fit_item_knn)
+EASE = _family(EaseConfig, build_ease, fit_ease)
+ALS = _family(AlsConfig, build_als, fit_als)
+BPR = _family(BprConfig, build_bpr, fit_bpr)
