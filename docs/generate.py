@@ -1,4 +1,4 @@
-"""Writes docs/cli.md, docs/configuration.md and docs/metrics.md from the code, so that they can't be out of date.
+"""Writes docs/cli.md, configuration.md, metrics.md and models.md from the code, so that they can't be out of date.
 
 usage: python docs/generate.py [FOLDER]
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 from click.testing import CliRunner
+from models_page import models_page
 from pydantic import BaseModel
 
 from feast_recsys.cli.main import COMMANDS, cli
@@ -172,4 +173,5 @@ if __name__ == "__main__":
     (folder / "cli.md").write_text(cli_page())
     (folder / "configuration.md").write_text(configuration_page())
     (folder / "metrics.md").write_text(metrics_page())
-    click.echo(f"wrote cli.md, configuration.md and metrics.md into {folder}")
+    (folder / "models.md").write_text(models_page())
+    click.echo(f"wrote cli.md, configuration.md, metrics.md and models.md into {folder}")

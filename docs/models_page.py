@@ -59,7 +59,9 @@ def _configurations(name: str) -> tuple[type[Any], ...]:
 def _table(configurations: tuple[type[Any], ...]) -> str:
     rows = ["| hyperparameter | default | meaning |\n|---|---|---|"]
     for configuration in configurations:
-        texts = _attributes(configuration.__doc__ or "")
+        texts: dict[str, str] = {}
+        for kind in reversed(configuration.__mro__):
+            texts |= _attributes(kind.__doc__ or "")
         for field in dataclasses.fields(configuration):
             default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
             shown = list(default) if isinstance(default, tuple) else default

@@ -77,7 +77,7 @@ def test_generated_pages_are_up_to_date(tmp_path: Path) -> None:
     import sys
 
     subprocess.run([sys.executable, str(ROOT / "docs" / "generate.py"), str(tmp_path)], check=True, capture_output=True)
-    for page in ("cli.md", "configuration.md"):
+    for page in ("cli.md", "configuration.md", "metrics.md", "models.md"):
         assert (tmp_path / page).read_text() == (ROOT / "docs" / page).read_text(), (
             f"run python docs/generate.py: {page}"
         )

@@ -69,7 +69,15 @@ class Learning:
 
 @dataclass(frozen=True)
 class AudioConfig(Learning):
-    """Learning from sound: the network of `Convolutions`, whose frames and bands are those of the log-mel settings."""
+    """Learning from sound: the network of `Convolutions`, whose frames and bands are those of the log-mel settings.
+
+    Attributes:
+        widths: Channels of each convolution over time.
+        kernel: Frames under a filter.
+        pools: Max-pooling behind each convolution but the last.
+        dense: Widths of the hidden layers behind the pooling over time.
+        dropout: After each of these.
+    """
 
     learning_rate: float = 3e-4
     batch: int = 32
@@ -82,7 +90,12 @@ class AudioConfig(Learning):
 
 @dataclass(frozen=True)
 class DescriptorConfig(Learning):
-    """Learning from numbers: the network of `Layers`."""
+    """Learning from numbers: the network of `Layers`.
+
+    Attributes:
+        hidden: Widths of the hidden layers; none for a linear map.
+        dropout: After each of them.
+    """
 
     hidden: tuple[int, ...] = (256,)
     dropout: float = 0.3
