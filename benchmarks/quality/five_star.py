@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -20,47 +20,45 @@ import numpy.typing as npt
 from benchmarks.quality.data import Split, five_star
 from benchmarks.quality.study import MINUTES, Options, Study
 
-from feast_recsys.evaluation.baselines import Baseline, Ease, ItemKnn, Popularity
 from feast_recsys.evaluation.full_ranking import Scorer, means, measure, rank_users
 from feast_recsys.evaluation.relevance import Relevant
+from feast_recsys.models.collaborative.als import AlsConfig, fit_als
+from feast_recsys.models.collaborative.ease import EaseConfig, fit_ease
+from feast_recsys.models.collaborative.item_knn import ItemKnnConfig, fit_item_knn
+from feast_recsys.models.collaborative.popularity import PopularityConfig, fit_popularity
+from feast_recsys.models.collaborative.tuning import Contender, tune
 from feast_recsys.models.encoders import Encoders
 from feast_recsys.models.histories import Histories
 from feast_recsys.models.loop import Run
 from feast_recsys.models.multinomial import MultDaeConfig, MultVaeConfig, fit_mult_dae, fit_mult_vae
 
 CUTS = (20, 100)
-NEIGHBOURS = (50, 100, 200, 400)
-SHRINKAGES = (0.0, 10.0, 50.0)
-PENALTIES = (200.0, 300.0, 400.0, 500.0, 600.0, 750.0)
+TRIALS = 12
+BASELINES = {
+    "popularity": Contender(fit_popularity, PopularityConfig, {}),
+    "item-kNN": Contender(fit_item_knn, ItemKnnConfig, {"k": (50, 100, 200, 400), "shrinkage": (0.0, 10.0, 50.0)}),
+    "EASE": Contender(
+        fit_ease,
+        EaseConfig,
+        {"regularization": (100.0, 200.0, 300.0, 400.0, 500.0, 600.0, 750.0, 900.0, 1100.0, 1400.0, 1700.0, 2000.0)},
+    ),
+    "ALS": Contender(
+        fit_als, AlsConfig, {"factors": (48, 64, 96), "regularization": (30.0, 100.0), "alpha": (5.0, 10.0)}
+    ),
+}
 DAE = MultDaeConfig()
 VAE = MultVaeConfig()
 
 Floats = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Scores:
-    """A baseline as a scorer."""
-
-    baseline: Baseline
-
-    def score(self, histories: Histories, chosen: npt.NDArray[np.int64], /) -> Floats:
-        """See Scorer."""
-        return self.baseline.scores(list(histories.take(chosen)))
-
-
 def study(options: Options) -> Study:
     """Rows of the five-star table."""
     folder = options.data / "ml1m-five-star"
-    knn = [{"k": k, "shrinkage": s} for k in NEIGHBOURS for s in SHRINKAGES]
-    ease = [{"regularization": penalty} for penalty in PENALTIES]
-    if options.small:
-        knn, ease = knn[:1], ease[:1]
+    trials = 1 if options.small else TRIALS
     dae, vae = (replace(config, epochs=1) if options.small else config for config in (DAE, VAE))
     rows = {
-        "popularity": partial(_baseline, folder, Popularity.fit, [{}]),
-        "item-kNN": partial(_baseline, folder, ItemKnn.fit, knn),
-        "EASE": partial(_baseline, folder, Ease.fit, ease),
+        **{name: partial(_baseline, folder, contender, trials) for name, contender in BASELINES.items()},
         "Mult-VAE": partial(_autoencoder, folder, fit_mult_vae, vae),
         "Mult-DAE": partial(_autoencoder, folder, fit_mult_dae, dae),
     }
@@ -72,7 +70,8 @@ def study(options: Options) -> Study:
         facts={
             "checksums": dict(_split(folder, options.seeds[0]).checksums),
             "settings": {"Mult-DAE": asdict(dae), "Mult-VAE": asdict(vae)},
-            "searched": {"item-kNN": knn, "EASE": ease},
+            "searched": {name: dict(contender.grid) for name, contender in BASELINES.items()},
+            "trials": trials,
             "chosen by": "Recall@20 on validation: baselines and the number of epochs for each seed, the autoencoders' "
             "other hyperparameters on seed 0",
         },
@@ -90,18 +89,17 @@ def study(options: Options) -> Study:
     )
 
 
-def _baseline(
-    folder: Path, fit: Callable[..., Baseline], trials: list[dict[str, Any]], seed: int
-) -> Mapping[str, float]:
-    split = _split(folder, seed)
-    matrix = split.train.matrix()
-    best = trials[0]
-    if len(trials) > 1:
-        best = max(trials, key=lambda t: _recall(Scores(fit(matrix, **t)), split.train, split.wanted))
+def _baseline(folder: Path, contender: Contender, trials: int, seed: int) -> Mapping[str, float]:
+    split, run = _split(folder, seed), Run(seed=seed)
+    tuned = tune(
+        {"it": contender}, split.train, lambda m: _recall(m, split.train, split.wanted), budget=trials, run=run
+    )
+    best = tuned["it"].best
     began = time.monotonic()
-    model = fit(split.both.matrix(), **best)
+    model = contender.fit(split.both, best.config, run)
     minutes = (time.monotonic() - began) / 60
-    return {**_test(Scores(model), split), **{k: float(v) for k, v in best.items()}, MINUTES: minutes}
+    chosen = {name: float(getattr(best.config, name)) for name in contender.grid}
+    return {**_test(model, split), **chosen, MINUTES: minutes}
 
 
 def _autoencoder(

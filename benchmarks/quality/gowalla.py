@@ -18,11 +18,11 @@ from benchmarks.quality.data import Split, gowalla
 from benchmarks.quality.study import MINUTES, RESULTS, Options, Row, Study, read
 
 from feast_recsys.bundle.errors import InvalidArgument
-from feast_recsys.evaluation.baselines import Popularity
 from feast_recsys.evaluation.full_ranking import means, measure, rank_users
 from feast_recsys.evaluation.relevance import Relevant
+from feast_recsys.models.collaborative.popularity import PopularityConfig, fit_popularity
 from feast_recsys.models.examples import Leftouts, TwoTowerScorer
-from feast_recsys.models.histories import Floats, Histories, Ints
+from feast_recsys.models.histories import Histories
 from feast_recsys.models.loop import Run
 from feast_recsys.models.retrieval import fit_source
 from feast_recsys.models.seeds import seeded
@@ -81,16 +81,6 @@ class Data:
         return Split(train, valid, both, Relevant(test.offsets, test.items), split.checksums)
 
 
-@dataclass(frozen=True)
-class PopularityScorer:
-    """The same scores for everybody."""
-
-    popularity: Popularity
-
-    def score(self, histories: Histories, chosen: Ints, /) -> Floats:
-        return np.broadcast_to(self.popularity.counts, (len(chosen), len(self.popularity.counts)))
-
-
 def train(histories: Histories, config: TwoTowerConfig, seed: int) -> tuple[TwoTowerScorer, float]:
     """The two-tower after all epochs of the config, and the minutes that its training took."""
     began = time.monotonic()
@@ -114,8 +104,8 @@ def two_tower(data: Data, config: TwoTowerConfig) -> Row:
 def popularity(data: Data) -> Row:
     def row(seed: int) -> Mapping[str, float]:
         split = data.split
-        scorer = PopularityScorer(Popularity.fit(split.both.matrix()))
-        return means(measure(rank_users(scorer, split.both, max(CUTS)), split.test, CUTS))
+        model = fit_popularity(split.both, PopularityConfig(), Run(seed=seed))
+        return means(measure(rank_users(model, split.both, max(CUTS)), split.test, CUTS))
 
     return row
 

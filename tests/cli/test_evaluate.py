@@ -66,7 +66,7 @@ def measured(shop: Trained) -> dict:
 def test_every_contender_is_measured_by_the_same_metrics(measured):
     contenders = measured["metrics"]
     assert list(contenders) == [
-        "rank", "retrieve", "popularity", "item-kNN", "EASE", "popular_rank", "rank_all",
+        "rank", "retrieve", "popularity", "item-kNN", "EASE", "ALS", "popular_rank", "rank_all",
     ]  # fmt: skip
     assert len({tuple(values) for values in contenders.values()}) == 1
     assert {"recall@5", "recall_min@10", "ndcg@10", "map@20", "hit_rate@20"} <= set(contenders["rank"])

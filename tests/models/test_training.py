@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from feast_recsys.exporters.export import export_model
 from feast_recsys.models.candidates import RankingSet, retrieved_set
 from feast_recsys.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from feast_recsys.models.data import TrainingData, load_data
+from feast_recsys.models.histories import Histories
 from feast_recsys.models.queries import Queries
 from feast_recsys.models.ranking import train_ranking
 from feast_recsys.models.retrieval import train_retrieval
@@ -182,8 +184,8 @@ def test_nothing_bought_before_is_recommended_by_anyone(trained: Trained) -> Non
     class Alphabetical:
         """A baseline that likes the first items best."""
 
-        def scores(self, histories: list[np.ndarray]) -> np.ndarray:
-            return np.tile(-np.arange(data.items, dtype=np.float64), (len(histories), 1))
+        def score(self, histories: Histories, chosen: Any, /) -> Any:
+            return np.tile(-np.arange(histories.catalogue, dtype=np.float32), (len(chosen), 1))
 
     first = recommend(Alphabetical(), data, queries, 5)
     found = trained.found().items

@@ -32,7 +32,7 @@ MAPPED = 1500  # items on the map: the time that it takes goes with their square
     "--baselines/--no-baselines",
     default=True,
     show_default=True,
-    help="Compare with popularity, item-kNN and EASE, chosen on validation.",
+    help="Compare with popularity, item-kNN, EASE and ALS, chosen on validation.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything that was measured as JSON.")

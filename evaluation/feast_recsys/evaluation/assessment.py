@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from feast_recsys.bundle.progress import SILENT, Reporter
-from feast_recsys.evaluation.baselines import Baseline
 from feast_recsys.evaluation.exposure import coverage, exposures, gini, lorenz
 from feast_recsys.evaluation.full_ranking import Scores, measure, rank_users
 from feast_recsys.evaluation.metrics import (
@@ -25,7 +24,14 @@ from feast_recsys.evaluation.metrics import (
     paired_interval,
     reliability,
 )
-from feast_recsys.evaluation.protocol import RankingQuality, choose_baselines, judge, rank, tensors_of
+from feast_recsys.evaluation.protocol import (
+    RankingQuality,
+    choose_baselines,
+    judge,
+    likes_before_test,
+    rank,
+    tensors_of,
+)
 from feast_recsys.evaluation.relevance import Hits, Mask, Relevant, Rows, Values
 from feast_recsys.evaluation.slices import item_slices, recall_within, user_slices
 from feast_recsys.models.candidates import RankingSet
@@ -46,17 +52,6 @@ LABELS = {
     "rank_all": "Rank over the whole catalogue",
     "popular_rank": "the most popular + Rank",
 }
-
-
-@dataclass(frozen=True)
-class Adapted:
-    """A baseline of `baselines.py` as a Scorer."""
-
-    baseline: Baseline
-
-    def score(self, histories: Histories, chosen: Rows, /) -> Scores:
-        """See Scorer."""
-        return self.baseline.scores(list(histories.take(chosen)))
 
 
 @dataclass(frozen=True)
@@ -168,7 +163,7 @@ def assess(
         recommender: Its name.
         data: What the models were trained on.
         retrieval, ranking: The trained models; no ranking if the recommender only retrieves.
-        baselines: Whether to compare with popularity, item-kNN and EASE, chosen on validation.
+        baselines: Whether to compare with popularity, item-kNN, EASE and ALS, chosen on validation.
         seed: Of the bootstrap.
         progress: Hears of the steps.
     """
@@ -177,10 +172,10 @@ def assess(
     liked, met = histories_before(data)
     if baselines:
         progress.start("compare with baselines")
-        chosen = choose_baselines(data, progress)
-        known = from_lists(_likes_of_users(data), data.items).matrix()
+        chosen = choose_baselines(data, seed, progress)
+        known = likes_before_test(data)
         for number, (name, fit) in enumerate(chosen.items()):
-            lists[name] = rank_users(Adapted(fit(known)), liked, k, seen=met)
+            lists[name] = rank_users(fit(known), liked, k, seen=met)
             progress.progress(number + 1, len(chosen))
         progress.done(", ".join(chosen))
     progress.start("metrics and intervals")
@@ -320,14 +315,6 @@ def likes_in_training(data: TrainingData) -> Rows:
     """[n] int64: likes of each item among all events that are not test."""
     chosen = (data.events.parts != Part.TEST) & data.events.positive
     return np.bincount(data.events.items[chosen], minlength=data.items).astype(np.int64)
-
-
-def _likes_of_users(data: TrainingData) -> list[Rows]:
-    """What each user liked, the test left out."""
-    events = data.events
-    liked = (events.parts != Part.TEST) & events.positive
-    bounds = zip(events.starts[:-1].tolist(), events.starts[1:].tolist(), strict=True)
-    return [_distinct(events.items[start:end][liked[start:end]]) for start, end in bounds]
 
 
 def _distinct(items: Rows) -> Rows:

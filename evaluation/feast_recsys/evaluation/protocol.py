@@ -8,7 +8,7 @@ parameters are chosen on validation, as everything else is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from torch import nn
 
 from feast_recsys.bundle.progress import SILENT, Reporter
 from feast_recsys.bundle.signature import Role
-from feast_recsys.evaluation.baselines import Baseline, Ease, ItemKnn, Popularity, interaction_matrix
+from feast_recsys.evaluation.full_ranking import Scorer
 from feast_recsys.evaluation.metrics import (
     Interval,
     Relevant,
@@ -35,8 +35,16 @@ from feast_recsys.evaluation.metrics import (
 )
 from feast_recsys.models.candidates import RankingSet, retrieved_set
 from feast_recsys.models.checkpoint import Checkpoint
+from feast_recsys.models.collaborative.als import AlsConfig, fit_als
+from feast_recsys.models.collaborative.ease import EaseConfig, fit_ease
+from feast_recsys.models.collaborative.item_knn import ItemKnnConfig, fit_item_knn
+from feast_recsys.models.collaborative.popularity import PopularityConfig, fit_popularity
+from feast_recsys.models.collaborative.shared import Model
+from feast_recsys.models.collaborative.tuning import Contender, tune
 from feast_recsys.models.data import TrainingData
 from feast_recsys.models.events import Part
+from feast_recsys.models.histories import Histories, from_lists
+from feast_recsys.models.loop import Run
 from feast_recsys.models.queries import Queries
 from feast_recsys.models.ranking import score_candidates
 from feast_recsys.models.scoring import seen_mask
@@ -48,8 +56,14 @@ Floats = npt.NDArray[np.float64]
 
 CUT = 10
 BLOCK = 512  # users whose scores over the whole catalogue are held at once
-EASE_GRID = (50.0, 100.0, 200.0, 500.0, 1000.0)
-KNN_GRID = ((50, 0.0), (50, 10.0), (200, 0.0), (200, 10.0), (200, 50.0))
+TRIALS = 6
+"""Configurations tried of each baseline."""
+CONTENDERS = {
+    "popularity": Contender(fit_popularity, PopularityConfig, {}),
+    "item-kNN": Contender(fit_item_knn, ItemKnnConfig, {"k": (50, 200), "shrinkage": (0.0, 10.0, 50.0)}),
+    "EASE": Contender(fit_ease, EaseConfig, {"regularization": (50.0, 100.0, 200.0, 350.0, 500.0, 1000.0)}),
+    "ALS": Contender(fit_als, AlsConfig, {"factors": (32, 64), "regularization": (10.0, 50.0, 200.0)}),
+}
 
 
 @dataclass(frozen=True)
@@ -120,7 +134,7 @@ def evaluate_recommender(
     seed: int = 0,
     progress: Reporter = SILENT,
 ) -> Evaluation:
-    """Measures both stages and the whole on the test users, beside popularity, item-kNN and EASE.
+    """Measures both stages and the whole on the test users, beside popularity, item-kNN, EASE and ALS.
 
     Args:
         data: What the models were trained on.
@@ -142,10 +156,10 @@ def evaluate_recommender(
         quality = judge(found.labels[found.real], probabilities[found.real])
     progress.done(f"{len(queries)} test users")
     progress.start("compare with baselines")
-    chosen = choose_baselines(data, progress)
-    fitted = data.events.parts != Part.TEST
+    chosen = choose_baselines(data, seed, progress)
+    known = likes_before_test(data)
     for number, (name, fit) in enumerate(chosen.items()):
-        lists[name] = recommend(fit(_likes(data, fitted)), data, queries, CUT)
+        lists[name] = recommend(fit(known), data, queries, CUT)
         progress.progress(number + 1, len(chosen))
     progress.done(", ".join(chosen))
     per_user = {name: ndcg_at(items, relevant, min(CUT, items.shape[1])) for name, items in lists.items()}
@@ -182,35 +196,43 @@ def judge(labels: npt.NDArray[np.bool_], probabilities: Floats) -> RankingQualit
     )
 
 
-def choose_baselines(data: TrainingData, progress: Reporter = SILENT) -> dict[str, Callable[[Any], Baseline]]:
-    """Baselines with the parameters that gave the best NDCG@10 on validation, as functions that fit a matrix."""
-    grids: dict[str, Sequence[Callable[[Any], Baseline]]] = {
-        "popularity": [Popularity.fit],
-        "item-kNN": [partial(ItemKnn.fit, k=k, shrinkage=s) for k, s in KNN_GRID],
-        "EASE": [partial(Ease.fit, regularization=r) for r in EASE_GRID],
-    }
-    matrix = _likes(data, data.events.parts == Part.TRAIN)
+def choose_baselines(
+    data: TrainingData, seed: int = 0, progress: Reporter = SILENT
+) -> dict[str, Callable[[Histories], Model]]:
+    """Baselines with the parameters that gave the best NDCG@10 on validation, as functions that fit histories.
+
+    Each has the same number of trials.
+    """
+    training, run = _likes(data, data.events.parts == Part.TRAIN), Run(seed=seed)
     relevant = Relevant(data.validation.offsets, data.validation.items)
-    chosen, total, done = {}, sum(len(g) for g in grids.values() if len(g) > 1), 0
-    for name, grid in grids.items():
-        values = [0.0]
-        if len(grid) > 1:
-            values = []
-            for fit in grid:
-                values.append(mean(ndcg_at(recommend(fit(matrix), data, data.validation, CUT), relevant, CUT)))
-                done += 1
-                progress.progress(done, total)
-        chosen[name] = grid[int(np.argmax(values))]
-    return chosen
+    total, done = TRIALS * (len(CONTENDERS) - 1), 0
+
+    def judged(model: Model) -> float:
+        nonlocal done
+        done += 1
+        progress.progress(min(done, total), total)
+        return mean(ndcg_at(recommend(model, data, data.validation, CUT), relevant, CUT))
+
+    tuned = tune(CONTENDERS, training, judged, budget=TRIALS, run=run)
+    return {name: partial(_fit, CONTENDERS[name].fit, found.best.config, run) for name, found in tuned.items()}
 
 
-def recommend(baseline: Baseline, data: TrainingData, queries: Queries, k: int) -> Ints:
+def recommend(model: Scorer, data: TrainingData, queries: Queries, k: int) -> Ints:
     """[q, k] items, best first, -1 where there are fewer; from the likes before each question."""
     blocks = [np.empty((0, k), np.int64)]
     for rows in _blocks(len(queries)):
-        scores = baseline.scores([_liked_before(data, queries, row) for row in rows.tolist()])
-        blocks.append(top_k(scores, k, ~seen_mask(data, queries, rows)))
+        liked = from_lists([np.unique(_liked_before(data, queries, row)) for row in rows.tolist()], data.items)
+        blocks.append(top_k(model.score(liked, np.arange(len(rows))), k, ~seen_mask(data, queries, rows)))
     return np.concatenate(blocks)
+
+
+def likes_before_test(data: TrainingData) -> Histories:
+    """What users liked in all that is not test: what baselines learn from in the end."""
+    return _likes(data, data.events.parts != Part.TEST)
+
+
+def _fit(fit: Callable[[Histories, Any, Run], Model], config: Any, run: Run, histories: Histories) -> Model:
+    return fit(histories, config, run)
 
 
 def _blocks(n: int) -> Iterator[Ints]:
@@ -225,15 +247,17 @@ def _liked_before(data: TrainingData, queries: Queries, row: int) -> Ints:
     return np.asarray(events.items[start:end][events.positive[start:end]])
 
 
-def _likes(data: TrainingData, chosen: npt.NDArray[np.bool_]) -> Any:
-    """[U, I] sparse matrix of the likes among some events."""
+def _likes(data: TrainingData, chosen: npt.NDArray[np.bool_]) -> Histories:
+    """The likes among some events, each item once."""
     events = data.events
     likes = chosen & events.positive
-    rows = [
-        events.items[start:end][likes[start:end]]
-        for start, end in zip(events.starts[:-1].tolist(), events.starts[1:].tolist(), strict=True)
-    ]
-    return interaction_matrix(rows, data.items)
+    return from_lists(
+        [
+            np.unique(events.items[start:end][likes[start:end]])
+            for start, end in zip(events.starts[:-1].tolist(), events.starts[1:].tolist(), strict=True)
+        ],
+        data.items,
+    )
 
 
 def tensors_of(data: TrainingData, checkpoint: Checkpoint) -> ModelTensors:
