@@ -41,7 +41,7 @@ QUICK: dict[str, dict[str, Any]] = {
 }
 
 # How much better than chance they must be. An autoencoder of ratings is no model of what is picked up next.
-LEAST = {family: 1.6 for family in QUICK} | {"popularity": 0.7, "deep_autoencoder": 1.1}
+LEAST = dict.fromkeys(QUICK, 1.6) | {"popularity": 0.7, "deep_autoencoder": 1.1}
 CHANCE = 15 / 60
 
 
