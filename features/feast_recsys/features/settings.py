@@ -51,9 +51,9 @@ class Retrieval(_Section):
     vectors: Reference | None = None
     """Feature that `materialize` writes the item vectors to; None keeps them in the bundle only."""
     family: RetrievalFamily = "two_tower"
-    """What `feast-recsys train` trains: `two_tower` from the features of both sides; `content` and `audio`, which put new
-    items where their content says; `mult_dae`, `mult_vae` and `deep_autoencoder`, `als`, `bpr`, `ease`, `item_knn` and
-    `popularity`, which know items by their ids only."""
+    """What `feast-recsys train` trains: `two_tower` from the features of both sides; `content` and `audio`, which put
+    new items where their content says; `mult_dae`, `mult_vae` and `deep_autoencoder`, `als`, `bpr`, `ease`, `item_knn`
+    and `popularity`, which know items by their ids only."""
     query: str | None = None
     """Feature service of the user side, for `train`."""
     item: str | None = None
@@ -61,7 +61,7 @@ class Retrieval(_Section):
     history: Reference | None = None
     """List feature of the user with item ids, most recent first, for `train`."""
     ratings: Reference | None = None
-    """List feature of the user, parallel to `history`, with what each item was rated; for families that take ratings."""
+    """List feature of the user, parallel to `history`: what each item was rated; for families that take ratings."""
     audio: Reference | None = None
     """Item feature with the path of its sound file, relative to the repository; for `audio`."""
     hyperparameters: Mapping[str, Any] = {}
