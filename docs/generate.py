@@ -164,7 +164,7 @@ def _type(annotation: object) -> str:
         return f"mapping to {_type(arguments[-1])}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "section"
-    names = {str: "text", int: "whole number", float: "number", bool: "yes or no"}
+    names = {str: "text", int: "whole number", float: "number", bool: "yes or no", typing.Any: "value"}
     return names.get(annotation, str(annotation))  # type: ignore[call-overload,no-any-return]
 
 

@@ -119,18 +119,25 @@ def sampled_softmax(
     Returns:
         Scalar; 0 where there is nothing to tell apart.
     """
-    positive = (queries[owners] * positives).sum(-1) / temperature  # [P]
+    # Under autocast the products are of half precision, whose range is too small for what follows.
+    positive = _full((queries[owners] * positives).sum(-1)) / temperature  # [P]
     if own is not None:
         positive = positive - own
     # Not -inf: the gradient of a sum over nothing but -inf is NaN.
-    nothing = torch.finfo(queries.dtype).min
-    logits = queries @ vectors.T / temperature - columns.log_expected  # [Q, C]
+    logits = _full(queries @ vectors.T) / temperature - columns.log_expected  # [Q, C]
+    nothing = torch.finfo(logits.dtype).min
     row, column = _hits(owners, targets, columns.items)
     logits = logits.index_put((row, column), logits.new_tensor(nothing))
     if hard is not None:
-        logits = torch.cat([logits, torch.einsum("qd,qhd->qh", queries, hard) / temperature], dim=-1)
+        certain = _full(torch.einsum("qd,qhd->qh", queries, hard)) / temperature
+        logits = torch.cat([logits, certain], dim=-1)
     others = torch.logsumexp(logits, dim=-1) if logits.shape[1] else logits.new_full((len(queries),), nothing)
     return functional.softplus(others[owners] - positive).mean()
+
+
+def _full(products: Tensor) -> Tensor:
+    """At least in single precision."""
+    return products.to(torch.promote_types(products.dtype, torch.float32))
 
 
 def _hits(owners: Tensor, targets: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
