@@ -266,7 +266,7 @@ def test_exported_encoders_give_what_the_modules_give(kind: str, tmp_path: Path)
         Role.QUERY_ENCODER: Graph(Role.QUERY_ENCODER, (history,), "query"),
         Role.ITEM_ENCODER: Graph(Role.ITEM_ENCODER, (item, content), "vector"),
     }
-    signature = Signature("tracks", Stage.RETRIEVAL, graphs, 5, bias=True)
+    signature = Signature("tracks", Stage.RETRIEVAL, graphs, 5, bias=1)
     written = export_model(modules, signature, {"items.json": Vocabulary(ids)}, tmp_path / "tracks")
     assert written.metadata["parity"]["graphs"]["item_encoder"]["overflows"] == []
     _, loaded = load_model(tmp_path / "tracks")

@@ -21,6 +21,7 @@ from support.feast_repo import View, at, feast_repo
 
 from feast_recsys.bundle.errors import InvalidRepository, InvalidSettings, JobFailed
 from feast_recsys.bundle.signature import Role
+from feast_recsys.evaluation.protocol import evaluate_recommender
 from feast_recsys.exporters.export import export_model
 from feast_recsys.features.repo import Repo
 from feast_recsys.jobs.pipeline import materialize
@@ -192,6 +193,12 @@ def test_tracks_with_enough_plays_keep_their_usage_factors(music: Music) -> None
         one, other = (encoder.items(warm, c) for c in content)
         assert torch.equal(one, other)
         assert len(warm) == checkpoint.signature.metadata["training"]["warm"]
+
+
+@pytest.mark.parametrize("family", ["numbers", "sound"])
+def test_what_was_trained_is_evaluated(music: Music, family: str) -> None:
+    found = evaluate_recommender(music.data[family], music.models[family], None)
+    assert found.ndcg["retrieve"].mean > 0.3
 
 
 def test_users_who_were_left_out_find_their_way(music: Music) -> None:

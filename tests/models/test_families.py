@@ -14,6 +14,7 @@ from support.shop import Shop, build_shop
 
 from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import InvalidRepository, InvalidSettings
+from feast_recsys.bundle.index import ExactIndex, mean_direction
 from feast_recsys.bundle.runtime import load_model
 from feast_recsys.bundle.signature import Role
 from feast_recsys.exporters.export import export_model
@@ -136,6 +137,24 @@ def test_the_exported_model_gives_the_same_vectors(
     rows = checkpoint.vocabularies[item.inputs[0].vocabulary or ""].encode(data.events.item_ids)
     expected = checkpoint.modules[Role.ITEM_ENCODER](**{item.inputs[0].name: torch.from_numpy(rows)})
     np.testing.assert_allclose(vectors, expected.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_items_like_an_item_are_of_its_section(trained: tuple[str, TrainingData, Checkpoint], world: World) -> None:
+    """Biases, which are the same for every seed, don't count."""
+    family, _, checkpoint = trained
+    if family in ("popularity", "deep_autoencoder"):
+        return  # one knows nothing of likeness, the other little
+    [vocabulary] = checkpoint.vocabularies.values()
+    section = [world.shop.section_of_product[str(key)] for key in vocabulary.keys]
+    encoder = checkpoint.modules[Role.ITEM_ENCODER]
+    with torch.no_grad():
+        vectors = encoder(**{encoder.item_id: torch.arange(1, len(section) + 1)}).numpy()
+    index, shares = ExactIndex(vectors), []
+    for row in range(len(section)):
+        allow = np.arange(len(section)) != row
+        [found], _ = index.search(mean_direction(vectors[[row]], bias=checkpoint.signature.bias), 3, allow)
+        shares.append(np.mean([section[n] == section[row] for n in found]))
+    assert np.mean(shares) > 0.6
 
 
 def test_users_who_were_left_out_are_served_all_the_same(trained: tuple[str, TrainingData, Checkpoint]) -> None:

@@ -95,5 +95,6 @@ def test_neither_user_nor_seeds_is_refused(service):
 
 def test_a_bias_says_nothing_of_likeness():
     vectors = np.array([[3.0, 4.0, 100.0], [0.0, -2.0, 7.0], [0.0, 0.0, 5.0]], np.float32)
-    query = mean_direction(vectors, bias=True)
+    query = mean_direction(vectors, bias=1)
     np.testing.assert_allclose(query, [[0.6 / 3, (0.8 - 1.0) / 3, 0.0]], atol=1e-7)
+    np.testing.assert_array_equal(mean_direction(vectors, bias=3), np.zeros((1, 3), np.float32))

@@ -99,19 +99,18 @@ class ExactIndex:
         return scores
 
 
-def mean_direction(vectors: Vectors, *, bias: bool) -> Vectors:
+def mean_direction(vectors: Vectors, *, bias: int) -> Vectors:
     """A query for items like some: the mean of their vectors, each scaled to unit length.
 
     Args:
         vectors: [m, d] float32, m at least 1.
-        bias: Whether the last column is a bias. It says nothing of likeness: the query has a 0 there.
+        bias: How many of the last columns are biases. They say nothing of likeness: the query has zeros there.
 
     Returns:
         [1, d] float32; zeros where all vectors are.
     """
     query = vectors.astype(np.float32)
-    if bias:
-        query[:, -1] = 0.0
+    query[:, query.shape[1] - bias :] = 0.0
     lengths = np.linalg.norm(query, axis=1, keepdims=True)
     return np.asarray(np.mean(query / np.where(lengths > 0, lengths, 1.0), axis=0, keepdims=True), np.float32)
 

@@ -154,7 +154,8 @@ class Signature:
         stage: Which call it serves.
         graphs: By role: both encoders for retrieval, the ranker for ranking.
         dimension: Width of the vectors of a retrieval model; 0 for a ranker.
-        bias: Whether the last number of an item vector is a bias, for which query vectors have a 1.
+        bias: How many of the last numbers of an item vector are biases: they say how good an item is for everybody, and
+            nothing of what it is like.
         metadata: Facts for people and `doctor`: library versions, training data, metrics, parity. Plain YAML.
     """
 
@@ -163,7 +164,7 @@ class Signature:
     graphs: Mapping[Role, Graph]
     dimension: int = 0
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    bias: bool = False
+    bias: int = 0
 
     def __post_init__(self) -> None:
         _check(self)
@@ -214,7 +215,7 @@ def to_dict(signature: Signature) -> dict[str, Any]:
     if signature.dimension:
         document["dimension"] = signature.dimension
     if signature.bias:
-        document["bias"] = True
+        document["bias"] = signature.bias
     return document | {"graphs": graphs, "metadata": dict(signature.metadata)}
 
 
@@ -243,7 +244,7 @@ def from_dict(document: Any) -> Signature:
         graphs,
         _typed(document, "dimension", int, 0, ""),
         _typed(document, "metadata", dict, {}, ""),
-        _typed(document, "bias", bool, False, ""),
+        _typed(document, "bias", int, 0, ""),
     )
 
 
@@ -322,7 +323,7 @@ def _check(signature: Signature) -> None:
     )
     if signature.stage is Stage.RETRIEVAL:
         _expect(signature.dimension > 0, "a retrieval model needs its vectors' dimension", "dimension")
-    _expect(signature.stage is Stage.RETRIEVAL or not signature.bias, "a ranker has no vectors with a bias", "bias")
+    _expect(0 <= signature.bias <= signature.dimension, "bias counts columns of the vectors", "bias")
     for role, graph in signature.graphs.items():
         _check_split(graph)
         names = [i.name for i in graph.inputs]

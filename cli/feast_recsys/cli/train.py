@@ -115,7 +115,11 @@ def _train(repo: Repo, name: str, run: Run, joined: Path | None) -> Evaluation |
     from feast_recsys.models.families import train_family, train_ranker
     from feast_recsys.models.resume import clear_state
 
+    if not run.world.is_first:
+        run.world.of_first(0.0)  # the first process joins, the others find what it has written
     data = load_data(repo, name, DataConfig(folder=joined), progress=run.progress)
+    if run.world.is_first:
+        run.world.of_first(0.0)
     settings = data.settings
     places = [run.within(settings.retrieval.model)]
     retrieval = train_family(repo, name, data=data, run=places[0])
@@ -125,12 +129,14 @@ def _train(repo: Repo, name: str, run: Run, joined: Path | None) -> Evaluation |
     if settings.ranking is not None:
         places.append(replace(run.within(settings.ranking.model), world=World(device=run.world.device)))
         ranking = train_ranker(repo, name, retrieval, data=data, run=places[1])
-    evaluation = evaluate_recommender(data, retrieval, ranking, seed=run.seed, progress=run.progress)
     folder = repo.resolve(repo.settings.checkpoints)
-    for checkpoint in (retrieval, ranking):
-        if checkpoint is not None:
-            metrics = {**checkpoint.metrics, "evaluation": evaluation.to_dict()}
-            save_checkpoint(replace(checkpoint, metrics=metrics), folder / checkpoint.signature.name)
+    trained = [checkpoint for checkpoint in (retrieval, ranking) if checkpoint is not None]
+    for checkpoint in trained:
+        save_checkpoint(checkpoint, folder / checkpoint.signature.name)
+    evaluation = evaluate_recommender(data, retrieval, ranking, seed=run.seed, progress=run.progress)
+    for checkpoint in trained:
+        metrics = {**checkpoint.metrics, "evaluation": evaluation.to_dict()}
+        save_checkpoint(replace(checkpoint, metrics=metrics), folder / checkpoint.signature.name)
     for place in places:
         assert place.folder is not None
         clear_state(place.folder)

@@ -63,7 +63,8 @@ class Retrieval(_Section):
     ratings: Reference | None = None
     """List feature of the user, parallel to `history`: what each item was rated; for families that take ratings."""
     audio: Reference | None = None
-    """Item feature with the path of its sound file, relative to the repository; for `audio`."""
+    """Item feature with the path of its sound file, relative to the repository; for `audio`. A file that changes needs
+    another name, or `materialize --full`."""
     hyperparameters: Mapping[str, Any] = {}
     """Of the family, by name, instead of its defaults; docs/models.md lists them."""
 

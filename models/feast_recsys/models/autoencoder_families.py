@@ -29,7 +29,7 @@ def _family(
         encoders, course = fit(histories, chosen, run, validate=validate, epochs=epochs)
         return HistoryFit(encoders, chosen, course.best, course.values)
 
-    return HistoryFamily(config, build, fitted)
+    return HistoryFamily(config, build, fitted, bias=1)
 
 
 MULT_DAE = _family(MultDaeConfig, build_mult_dae, fit_mult_dae)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from feast_recsys.bundle.errors import CorruptArtifact
+from feast_recsys.bundle.errors import CorruptArtifact, InvalidSettings
 from feast_recsys.bundle.folders import replace_folder
 from feast_recsys.bundle.signature import Role, Signature, to_dict
 from feast_recsys.bundle.vocabulary import Vocabulary
@@ -100,7 +100,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             start = f"{role.value}/"
             module.load_state_dict({n.removeprefix(start): t for n, t in weights.items() if n.startswith(start)})
             module.eval()
-    except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError, InvalidSettings) as error:
         raise CorruptArtifact(f"{path} does not fit {folder / CONFIG_FILE}: {error}; train again") from error
     return Checkpoint(modules, signature, vocabularies, config, metrics)
 

@@ -18,7 +18,7 @@ from feast_recsys.models.loop import Run
 
 
 def _family(
-    config: type[Any], build: Callable[[int, Any], Encoders], fit: Callable[[Histories, Any, Run], Model]
+    config: type[Any], build: Callable[[int, Any], Encoders], fit: Callable[[Histories, Any, Run], Model], bias: int
 ) -> HistoryFamily:
     def fitted(
         histories: Histories, chosen: Any, run: Run, validate: Validate | None, epochs: int | None
@@ -26,11 +26,11 @@ def _family(
         model = fit(histories, chosen, run)
         return HistoryFit(model.encoders(), model.config, facts=model.facts)
 
-    return HistoryFamily(config, build, fitted)
+    return HistoryFamily(config, build, fitted, bias)
 
 
-POPULARITY = _family(PopularityConfig, build_popularity, fit_popularity)
-ITEM_KNN = _family(ItemKnnConfig, build_item_knn, fit_item_knn)
-EASE = _family(EaseConfig, build_ease, fit_ease)
-ALS = _family(AlsConfig, build_als, fit_als)
-BPR = _family(BprConfig, build_bpr, fit_bpr)
+POPULARITY = _family(PopularityConfig, build_popularity, fit_popularity, 1)
+ITEM_KNN = _family(ItemKnnConfig, build_item_knn, fit_item_knn, 1)
+EASE = _family(EaseConfig, build_ease, fit_ease, 2)
+ALS = _family(AlsConfig, build_als, fit_als, 2)
+BPR = _family(BprConfig, build_bpr, fit_bpr, 2)

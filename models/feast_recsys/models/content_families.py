@@ -37,6 +37,7 @@ from feast_recsys.models.content_training import (
 )
 from feast_recsys.models.data import TrainingData
 from feast_recsys.models.encoders import Encoders
+from feast_recsys.models.events import Part
 from feast_recsys.models.histories import Floats, Histories, Ints
 from feast_recsys.models.history_families import NamedQuery, history_input, liked
 from feast_recsys.models.inputs import InputFitter
@@ -137,7 +138,7 @@ def train_content_model(repo: Repo, data: TrainingData, recommender: str, run: R
     }
     kept = {"family": settings.family, "history": query[0].name, "item_id": item.name, **fit.config}
     dimension = configs[0].dimension + 1
-    signature = Signature(settings.model, Stage.RETRIEVAL, graphs, dimension, facts, bias=True)
+    signature = Signature(settings.model, Stage.RETRIEVAL, graphs, dimension, facts, bias=1)
     metrics = {"validation": {f"recall@{k}": quality}} if np.isfinite(quality) else {}
     return Checkpoint(modules, signature, vocabularies, kept, metrics)
 
@@ -166,7 +167,8 @@ def build_content_modules(
 def refit_content_model(checkpoint: Checkpoint, data: TrainingData, users: Ints, run: Run) -> dict[Role, nn.Module]:
     """The same model from the likes of some users only.
 
-    The network stays as it is: it knows no users. Only warm items get other factors, turned to lie as the old ones.
+    Warm items get factors of these users, turned to lie as the old ones. The network stays as it is, and with it the
+    vectors of items that are known by content.
     """
     old = checkpoint.modules[Role.ITEM_ENCODER]
     assert isinstance(old, NamedContentItem)
@@ -175,12 +177,12 @@ def refit_content_model(checkpoint: Checkpoint, data: TrainingData, users: Ints,
     vocabulary = checkpoint.vocabularies[item.vocabulary or ""]
     factors = usage_factors(liked(data, vocabulary, users, ratings=False), configs[0], run)
     before = old.items.vectors[1:, :-1].numpy()
-    both = factors.trusted & old.items.warm[1:].numpy()
-    turned = _turn(factors.items, before, both)
+    warm = old.items.warm[1:].numpy()
+    turned = _turn(factors.items, before, factors.trusted & warm)
     kept = old.items.vectors[1:].numpy().copy()
-    kept[both, :-1] = turned[both]
+    kept[warm, :-1] = turned[warm]
     weight = old.items.weight
-    kept[:, -1] = kept[:, -1] / weight if weight else factors.popularity
+    kept[:, -1] = factors.popularity
     table = torch.from_numpy(np.concatenate([np.zeros((1, kept.shape[1]), np.float32), kept]))
     items = WarmOrContent(table, old.items.warm, old.items.tower, weight).eval()
     encoders = Encoders(FactorQuery(table[:, :-1]).eval(), items)
@@ -252,8 +254,9 @@ def _fit(
     held_out = random.permutation(trusted)[: int(HELD_OUT * len(trusted))] if learning.patience else trusted[:0]
     chosen = np.setdiff1d(trusted, held_out)
     usage = Usage(factors.users, plays, configs[0].alpha) if learning.loss == "wpe" else None
-    # Rows of the latest day, of the items in the vocabulary's order.
-    rows = (len(data.days) - 1) * data.items + _positions(data, content, plays)
+    # Content as of the last day of the training part, of the items in the vocabulary's order.
+    last = data.events.times[data.events.parts == Part.TRAIN].max(keepdims=True)
+    rows = data.day_of(last) * data.items + _positions(data, plays)
     tower: NumbersTower | SoundTower
     if isinstance(learning, AudioConfig):
         tower, heard = _hear(repo, data, content[0], rows, factors, chosen, held_out, configs, run, usage)
@@ -276,7 +279,7 @@ def _fit(
     return _Fit(encoders, json.loads(json.dumps(kept)))
 
 
-def _positions(data: TrainingData, content: Sequence[Input], plays: Histories) -> Ints:
+def _positions(data: TrainingData, plays: Histories) -> Ints:
     """[n] positions in `Events.item_ids` of the vocabulary's items: both are sorted."""
     fitter = InputFitter(data, 1)
     keys = np.array(fitter.item_vocabulary.keys, data.events.item_ids.dtype)

@@ -187,14 +187,14 @@ def sound_vectors(tower: SoundTower, mels: Mels, settings: LogMel, chosen: npt.A
     found = [np.empty((0, tower.dimension + 1), np.float32)]
     for start in range(0, len(rows), batch):
         part = [windows(mels(row), settings).reshape(-1) for row in rows[start : start + batch].tolist()]
-        found.append(tower(torch.from_numpy(np.stack(part))).numpy())
+        found.append(tower(torch.from_numpy(np.stack(part)).to(tower.mean.device)).cpu().numpy())
     return np.concatenate(found)
 
 
 @torch.no_grad()
 def number_vectors(tower: NumbersTower, content: Floats) -> Floats:
     """[m, d + 1] vectors of items with this content [m, k]."""
-    vectors: Floats = tower(torch.from_numpy(np.asarray(content, np.float32))).numpy()
+    vectors: Floats = tower(torch.from_numpy(np.asarray(content, np.float32)).to(tower.mean.device)).cpu().numpy()
     return vectors
 
 
@@ -208,7 +208,9 @@ def join(factors: Factors, heard: Floats, tower: ContentTower, weight: float = 0
         weight: Of the popularity column.
     """
     own = np.concatenate([factors.items, factors.popularity[:, None]], 1)
-    vectors = np.where(factors.trusted[:, None], own, heard).astype(np.float32)
+    # Little usage still says more than no content.
+    by_usage = factors.trusted | ~heard.any(1)
+    vectors = np.where(by_usage[:, None], own, heard).astype(np.float32)
     table = torch.from_numpy(np.concatenate([np.zeros((1, vectors.shape[1]), np.float32), vectors]))
     warm = torch.from_numpy(np.concatenate([[False], factors.trusted]))
     return Encoders(FactorQuery(table[:, :-1]).eval(), WarmOrContent(table, warm, tower, weight).eval())

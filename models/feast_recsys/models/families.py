@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from feast_recsys.bundle.errors import InvalidSettings
 from feast_recsys.features.repo import Repo
 from feast_recsys.models.checkpoint import Checkpoint
 from feast_recsys.models.configure import configure
@@ -35,7 +36,12 @@ def train_family(
     run = run or Run()
     data = data or load_data(repo, recommender, DataConfig(), progress=run.progress)
     settings = data.settings.retrieval
-    run = replace(run, subject=f"{data.fingerprint} {settings.model_dump_json()}")
+    if not len(data.validation):
+        raise InvalidSettings(
+            "no user has enough interactions to be held out for validation; at least 8 are needed",
+            field="recsys.interactions",
+        )
+    run = replace(run, subject=f"{data.fingerprint} {data.settings.model_dump_json()}")
     if settings.family in HISTORY_FAMILIES:
         return train_history_model(history_family(settings.family), data, recommender, run, settings.hyperparameters)
     if settings.family in CONTENT_FAMILIES:

@@ -69,11 +69,13 @@ class HistoryFamily:
         config: Its hyperparameters, a frozen dataclass.
         build: Untrained encoders for a number of items.
         fit: Trained ones; the last argument is a number of epochs to train for, instead of the config's.
+        bias: How many of the last columns of item vectors are biases; see `Signature.bias`.
     """
 
     config: type[Any]
     build: Callable[[int, Any], Encoders]
     fit: Callable[[Histories, Any, Run, Validate | None, int | None], HistoryFit]
+    bias: int
 
 
 class NamedQuery(nn.Module):
@@ -165,7 +167,7 @@ def train_history_model(
     metrics = {
         "validation": {f"recall@{k}": quality, "users": len(data.validation), "epochs": list(fit.values)},
     }
-    signature = Signature(settings.model, Stage.RETRIEVAL, graphs, dimension, facts)
+    signature = Signature(settings.model, Stage.RETRIEVAL, graphs, dimension, facts, family.bias)
     return Checkpoint(modules, signature, vocabularies, kept, metrics)
 
 

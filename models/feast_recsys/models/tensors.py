@@ -69,6 +69,10 @@ def model_tensors(data: TrainingData, specs: Sequence[Input], vocabularies: Mapp
             rows = np.tile(vocabulary.encode(data.events.item_ids), len(data.days))
             item[spec.name] = torch.from_numpy(rows)
             continue
+        if spec.audio is not None:
+            # Sound is heard once, in training: for all that have a row, the item encoder knows what came of it.
+            item[spec.name] = torch.zeros(len(data.days) * data.items, 1)
+            continue
         columns = data.item_columns if spec.side is Side.ITEM else data.user_columns
         if spec.feature not in columns:
             raise InvalidSignature(

@@ -137,6 +137,8 @@ class Call:
         allow = without(allow, seeds, len(self.snapshot))
         query = mean_direction(self.served.index.vectors_of(seeds), bias=self.served.bias)
         self.stages.done("encode")
+        if not query.any():  # nothing is known of what these items are like
+            return np.empty(0, np.int64), np.empty(0, np.float32)
         return self._search(query, k, allow, exclude_seen)
 
     def _search(self, query: Vectors, k: int, allow: Allow | None, exclude_seen: bool) -> tuple[Rows, Vectors]:

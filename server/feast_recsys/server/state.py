@@ -55,7 +55,7 @@ class Served:
         settings: Its section.
         query: The query encoder.
         index: The item vectors, row by row as in the snapshot.
-        bias: Whether their last column is a bias.
+        bias: How many of their last columns are biases.
         ranker: None if the recommender only retrieves.
         sources: What to read of a user, by need; None where there is nothing to read.
         context: What `context` may hold, by name.
@@ -70,7 +70,7 @@ class Served:
     settings: Recommender
     query: Stage
     index: Index
-    bias: bool
+    bias: int
     ranker: Ranker | None
     sources: Mapping[Need, Source | None]
     context: Mapping[str, Slot]

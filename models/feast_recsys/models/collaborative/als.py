@@ -141,7 +141,10 @@ class FoldIn(HistoryEncoder):
         extra = (self.alpha * known.to(z.dtype)).unsqueeze(1)  # [B, 1, L], c - 1
         if self.takes_ratings:
             assert ratings is not None
-            extra = extra * torch.minimum(ratings.clamp(min=0.0), self.top_rating).unsqueeze(1)
+            # The shorter of two lists that should be parallel ends the other: a rating that is missing is 0.
+            missing = torch.zeros_like(history, dtype=ratings.dtype)
+            beside = torch.cat([ratings, missing], -1)[:, : history.shape[1]]
+            extra = extra * torch.minimum(beside.clamp(min=0.0), self.top_rating).unsqueeze(1)
         residual = (extra + known.unsqueeze(1)) @ z  # [B, 1, d]
         direction, solution = residual, torch.zeros_like(residual)
         square = (residual * residual).sum(-1, keepdim=True)

@@ -29,6 +29,7 @@ from feast_recsys.models.encoders import Encoders, HistoryEncoder, ItemVectors
 from feast_recsys.models.histories import Floats, Histories
 from feast_recsys.models.loop import Run
 
+_FAINT = 1e-6  # a column that carries nothing
 LARGEST = 20_000  # items: the fit then holds three matrices of 3.2 GB
 
 
@@ -57,8 +58,8 @@ class Ease:
     Scores are xB.
 
     B has full rank. What is served is xBQQ', Q the r first right singular vectors of XB: of all rank r approximations
-    the one with the least squared error over the scores of the users of the fit. The query vector is xBQ, the item
-    vectors are the rows of Q.
+    the one with the least squared error over the scores of the users of the fit. The query vector is xBQ/d, the item
+    vectors are the rows of Qd, with d the roots of the lengths of the columns of BQ.
 
     Attributes:
         weights: [n, n] float32, B.
@@ -94,14 +95,15 @@ class Ease:
         n, rank = len(self.weights), _rank(len(self.weights), self.config)
         encoders = build_ease(n, self.config)
         weights = self.weights.astype(np.float64)
-        basis = np.eye(n)
-        if rank < n:
-            basis = linalg.eigh(weights.T @ (self.gram @ weights), subset_by_index=[n - rank, n - 1], overwrite_a=True)[
-                1
-            ]
-        queries = np.concatenate([np.zeros((1, rank)), weights @ basis]).astype(np.float32)
+        scores = weights.T @ (self.gram @ weights)
+        basis = linalg.eigh(scores, subset_by_index=[n - rank, n - 1], overwrite_a=True)[1]
+        image = weights @ basis
+        # Columns are weighed by what they carry, half on either side: so that items are near that are alike.
+        weight = np.sqrt(np.linalg.norm(image, axis=0))
+        weight[weight < _FAINT] = 1.0
+        queries = np.concatenate([np.zeros((1, rank)), image / weight]).astype(np.float32)
         encoders.query.load_state_dict({"table.weight": torch.from_numpy(queries)})
-        encoders.item.load_state_dict({"table.weight": vectors_with_tail(basis, 0.0, self.popularity)})
+        encoders.item.load_state_dict({"table.weight": vectors_with_tail(basis * weight, 0.0, self.popularity)})
         return encoders
 
 

@@ -73,7 +73,7 @@ class ItemKnn:
     def encoders(self) -> Encoders:
         """See `Model.encoders`; exact, but for catalogues of at most 8,192 items only."""
         encoders = build_item_knn(len(self.popularity), self.config)
-        vectors = np.concatenate([self.popularity[:, None], self.weights.T.toarray()], axis=1)
+        vectors = np.concatenate([self.weights.T.toarray(), self.popularity[:, None]], axis=1)
         # No similarity is negative: an unknown item scores below all others for every user.
         unknown = np.full((1, vectors.shape[1]), -1.0, np.float32)
         encoders.item.load_state_dict({"table.weight": torch.from_numpy(np.concatenate([unknown, vectors]))})
@@ -84,7 +84,7 @@ class MultiHot(HistoryEncoder):
     """Histories as vectors of the catalogue's width: 1 where the user has the item, once however often it comes.
 
     Args:
-        items: n. Column 0 is 1 for users without a known item, column i + 1 is item i.
+        items: n. Column i is item i, the last one is 1 for users without a known item.
     """
 
     def __init__(self, items: int) -> None:
@@ -94,7 +94,7 @@ class MultiHot(HistoryEncoder):
     def forward(self, history: Tensor, ratings: Tensor | None = None) -> Tensor:
         """[B, n + 1]."""
         hot = torch.zeros(history.shape[0], self.items + 1).scatter(1, history, 1.0)
-        return torch.cat([tail(history != 0)[:, 1:], hot[:, 1:]], -1)
+        return torch.cat([hot[:, 1:], tail(history != 0)[:, 1:]], -1)
 
 
 def fit_item_knn(histories: Histories, config: ItemKnnConfig, run: Run) -> ItemKnn:
