@@ -217,5 +217,6 @@ def _table(title: str, *columns: str) -> Table:
     table = Grid(box=None, header_style="dim", pad_edge=False, title=title, title_justify="left", title_style="bold")
     table.add_column("", no_wrap=True)
     for column in columns:
-        table.add_column(column, justify="right")
+        # In 80 columns a name and its cut don't fit side by side.
+        table.add_column(column.replace("@", "\n@"), justify="right", overflow="fold", vertical="bottom")
     return table

@@ -49,8 +49,8 @@ EXTRA = ("popular_rank", "rank_all")  # what the stages cost: no rivals
 LABELS = {
     "rank": "Retrieve + Rank",
     "retrieve": "Retrieve's own order",
-    "rank_all": "Rank over the whole catalogue",
-    "popular_rank": "the most popular + Rank",
+    "rank_all": "Rank over all items",
+    "popular_rank": "popular + Rank",
 }
 
 

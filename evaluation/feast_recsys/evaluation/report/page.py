@@ -242,7 +242,7 @@ def _foot(found: Assessment) -> str:
     ]
     if "rank_all" in found.metrics:
         lines.append(
-            "'Rank over the whole catalogue' skips the filtering by retrieval: its distance from Retrieve + Rank is "
+            "'Rank over all items' skips the filtering by retrieval: its distance from Retrieve + Rank is "
             "what "
             "the first stage costs."
         )
