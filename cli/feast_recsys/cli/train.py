@@ -75,7 +75,7 @@ def train(
     each with a part of every batch:
 
     \b
-    torchrun --nproc-per-node 2 -m feast_recsys.cli.main train
+    torchrun --nproc-per-node 2 --no-python feast-recsys train
     """
     import torch
 
