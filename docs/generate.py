@@ -165,7 +165,7 @@ def _type(annotation: object) -> str:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "section"
     names = {str: "text", int: "whole number", float: "number", bool: "yes or no", typing.Any: "value"}
-    return names.get(annotation, str(annotation))  # type: ignore[call-overload,no-any-return]
+    return names.get(annotation, str(annotation))  # type: ignore[call-overload,no-any-return]  # any annotation
 
 
 if __name__ == "__main__":

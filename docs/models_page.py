@@ -63,7 +63,7 @@ def _table(configurations: tuple[type[Any], ...]) -> str:
         for kind in reversed(configuration.__mro__):
             texts |= _attributes(kind.__doc__ or "")
         for field in dataclasses.fields(configuration):
-            default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+            default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]  # one of the two is there
             shown = list(default) if isinstance(default, tuple) else default
             rows.append(f"| `{field.name}` | `{shown}` | {texts.get(field.name, '')} |")
     return "\n".join(rows) if len(rows) > 1 else "It has none."

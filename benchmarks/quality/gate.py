@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +46,10 @@ def check(data: Path) -> list[Check]:
     places = popular(gowalla(data / "gowalla"), (20, 50))
     stars = [popular(five_star(data / "ml1m-five-star", seed), (20, 100)) for seed in SEEDS]
     people = census(data / "adult")
-    mean: Callable[[str], float] = lambda name: float(np.mean([found[name] for found in stars]))  # noqa: E731
+
+    def mean(name: str) -> float:
+        return float(np.mean([found[name] for found in stars]))
+
     return [
         Check("Gowalla popularity recall@20", 0.04163, places["recall@20"]),
         Check("Gowalla popularity ndcg@20", 0.03169, places["ndcg@20"]),

@@ -139,7 +139,10 @@ def _autoencoder(
 def _fit(parts: Parts, config: DeepAutoencoderConfig, by_item: bool, seed: int) -> tuple[Predictor, int]:
     """The model of train and validation, for as many epochs as were best on validation."""
     given = _histories(parts, parts.train, by_item)
-    judge = lambda encoders: -_rmse(_predictor(encoders, given, by_item), parts.valid)  # noqa: E731
+
+    def judge(encoders: Encoders) -> float:
+        return -_rmse(_predictor(encoders, given, by_item), parts.valid)
+
     _, course = fit_deep_autoencoder(given, config, Run(seed=seed), validate=judge)
     given = _histories(parts, parts.both, by_item)
     encoders, _ = fit_deep_autoencoder(given, config, Run(seed=seed), epochs=course.best)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from feast_recsys.bundle.errors import InvalidArgument, InvalidSettings
-from feast_recsys.models.collaborative.library import fit_with_library
+from feast_recsys.models.collaborative.implicit_library import fit_with_library
 from feast_recsys.models.histories import Floats, Histories, Ints
 from feast_recsys.models.loop import Run
 

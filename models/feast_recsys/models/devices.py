@@ -110,7 +110,7 @@ class Updates:
         """One update. A batch whose scaled gradients overflow is left out, as it must be, and the scale is halved."""
         for optimizer in self._optimizers:
             optimizer.zero_grad()
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # of torch
         self._world.average_gradients(self._module.parameters())
         if self._clip:
             for optimizer in self._optimizers:

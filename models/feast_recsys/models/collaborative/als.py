@@ -13,7 +13,7 @@ from scipy import linalg
 from torch import Tensor, nn
 
 from feast_recsys.bundle.errors import InvalidArgument
-from feast_recsys.models.collaborative.library import fit_with_library
+from feast_recsys.models.collaborative.implicit_library import fit_with_library
 from feast_recsys.models.collaborative.shared import (
     counted,
     log_popularity,

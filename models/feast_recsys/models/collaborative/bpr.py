@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from feast_recsys.models.collaborative.library import fit_with_library
+from feast_recsys.models.collaborative.implicit_library import fit_with_library
 from feast_recsys.models.collaborative.shared import (
     CUT,
     SAMPLE,
