@@ -22,7 +22,8 @@ from benchmarks.processes import START_SECONDS, Child
 from benchmarks.traffic import TOP_K, read
 
 from feast_recsys.bundle.columns import Array, Column, DType
-from feast_recsys.bundle.index import ExactIndex, open_vectors
+from feast_recsys.bundle.index.exact import ExactIndex
+from feast_recsys.bundle.index.vectors import open_vectors
 from feast_recsys.bundle.runtime import load_model, load_split
 from feast_recsys.bundle.signature import Input, Role, Side, Signature
 from feast_recsys.bundle.snapshot import open_snapshot

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feast_recsys.bundle.errors import CorruptArtifact
-from feast_recsys.bundle.index import ExactIndex, open_vectors, save_vectors
+from feast_recsys.bundle.index.allowed import Allowed
+from feast_recsys.bundle.index.exact import ExactIndex
+from feast_recsys.bundle.index.vectors import open_vectors, save_vectors
 
 # Whole numbers: their products are exact in float32, so that equal scores are equal.
 WHOLE = st.integers(-3, 3)
@@ -30,7 +32,7 @@ def searches(draw):
 @given(searches())
 def test_search_is_a_sort_of_all_scores_with_ties_by_row(case):
     vectors, queries, allow, k = case
-    rows, scores = ExactIndex(vectors).search(queries, k, allow)
+    rows, scores = ExactIndex(vectors).search(queries, k, None if allow is None else Allowed(allow))
     eligible = [row for row in range(len(vectors)) if allow is None or allow[row]]
     assert rows.shape == scores.shape == (len(queries), min(k, len(eligible)))
     assert (rows.dtype, scores.dtype) == (np.int64, np.float32)
@@ -66,7 +68,7 @@ def test_the_best_of_many_are_those_of_a_sort(case, queries):
     """Vectors of one number and queries of 1, 2, ... make the scores known exactly."""
     scores, allow, k = case
     factors = np.arange(1, queries + 1, dtype=np.float32)[:, None]
-    rows, found = ExactIndex(scores[:, None]).search(factors, k, allow)
+    rows, found = ExactIndex(scores[:, None]).search(factors, k, None if allow is None else Allowed(allow))
     eligible = np.arange(len(scores)) if allow is None else np.flatnonzero(allow)
     for factor, some_rows, some in zip(factors, rows, found, strict=True):
         expected = eligible[np.lexsort((eligible, -(scores * factor)[eligible]))][:k]
@@ -80,7 +82,7 @@ def test_gathering_and_masking_find_the_same(share):
     rng = np.random.default_rng(0)
     vectors, queries = rng.integers(-9, 10, (10_000, 64)), rng.integers(-9, 10, (3, 64))
     allow = rng.random(len(vectors)) < share
-    rows, scores = ExactIndex(vectors.astype(np.float32)).search(queries.astype(np.float32), 50, allow)
+    rows, scores = ExactIndex(vectors.astype(np.float32)).search(queries.astype(np.float32), 50, Allowed(allow))
     products = np.where(allow, queries @ vectors.T, -(10**6))
     expected = np.argsort(-products, axis=1, kind="stable")[:, :50]
     assert rows.tolist() == expected.tolist()
@@ -99,7 +101,7 @@ def test_the_allowed_items_are_found_however_few_they_are():
     vectors = np.random.default_rng(0).normal(size=(1000, 8)).astype(np.float32)
     allow = np.zeros(1000, bool)
     allow[[17, 900]] = True
-    rows, scores = ExactIndex(vectors).search(vectors[:5], 10, allow)
+    rows, scores = ExactIndex(vectors).search(vectors[:5], 10, Allowed(allow))
     assert np.sort(rows, axis=1).tolist() == [[17, 900]] * 5
     assert (scores[:, 0] >= scores[:, 1]).all()
 

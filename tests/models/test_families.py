@@ -14,20 +14,21 @@ from support.shop import Shop, build_shop
 
 from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import InvalidRepository, InvalidSettings
-from feast_recsys.bundle.index import ExactIndex, mean_direction
+from feast_recsys.bundle.index.exact import ExactIndex
+from feast_recsys.bundle.index.vectors import mean_direction
 from feast_recsys.bundle.runtime import load_model
 from feast_recsys.bundle.signature import Role
 from feast_recsys.exporters.export import export_model
 from feast_recsys.features.repo import Repo
-from feast_recsys.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from feast_recsys.models.data import TrainingData, load_data
-from feast_recsys.models.families import train_family
-from feast_recsys.models.family_names import HISTORY_FAMILIES
-from feast_recsys.models.history_families import liked
-from feast_recsys.models.loop import Run
-from feast_recsys.models.refit import refit
-from feast_recsys.models.scoring import recall, retrieve
-from feast_recsys.models.tensors import ModelTensors, model_tensors
+from feast_recsys.models.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from feast_recsys.models.data.training_data import TrainingData, load_data
+from feast_recsys.models.train import train_family
+from feast_recsys.models.families.registry import HISTORY_FAMILIES
+from feast_recsys.models.retrieval.history_models import liked
+from feast_recsys.models.training.loop import Run
+from feast_recsys.models.families.refit import refit
+from feast_recsys.models.retrieval.scoring import recall, retrieve
+from feast_recsys.models.inputs.tensors import ModelTensors, model_tensors
 
 # Small and quick; what they learn here is planted so plainly that little will do.
 QUICK: dict[str, dict[str, Any]] = {

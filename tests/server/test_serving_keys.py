@@ -18,7 +18,7 @@ from support.serving import Failure, failure, serving
 from support.serving_world import NOW, World
 
 from feast_recsys.bundle.columns import Column, DType
-from feast_recsys.bundle.index import save_vectors
+from feast_recsys.bundle.index.vectors import save_vectors
 from feast_recsys.bundle.manifest import Manifest, RecommenderEntry, inventory
 from feast_recsys.bundle.signature import Input, Role, Side, Stage
 from feast_recsys.bundle.snapshot import write_snapshot

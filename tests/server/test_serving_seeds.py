@@ -8,7 +8,7 @@ import pytest
 from support.serving_bundle import best
 from support.serving_world import ITEMS
 
-from feast_recsys.bundle.index import mean_direction
+from feast_recsys.bundle.index.vectors import mean_direction
 from feast_recsys.v1 import recommender_service_pb2 as pb
 
 

@@ -18,7 +18,7 @@ from feast_recsys.exporters.cases import Sampler
 from feast_recsys.exporters.inputs import to_torch
 from feast_recsys.exporters.lookup import attach_lookups
 from feast_recsys.exporters.trace import TRACE_BATCH, trace
-from feast_recsys.models.wide_deep import WideDeep, WideDeepConfig
+from feast_recsys.models.ranking.wide_deep import WideDeep, WideDeepConfig
 
 ITEMS = Vocabulary(tuple(f"sku{n}" for n in range(30)))
 TOWNS = Vocabulary(("Berlin", "Łódź", "東京"))

@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 from support import graphs
 from support.serving_world import AS_OF, DIMENSION, ITEMS, NOW, World, item_inputs, key, ranker_inputs, user_inputs
 
-from feast_recsys.bundle.index import save_vectors
+from feast_recsys.bundle.index.vectors import save_vectors
 from feast_recsys.bundle.manifest import Manifest, RecommenderEntry, inventory
 from feast_recsys.bundle.runtime import load_split
 from feast_recsys.bundle.signature import Graph, Input, Role, Signature, Stage

@@ -19,7 +19,9 @@ from pathlib import Path
 
 from feast_recsys.bundle.columns import Array
 from feast_recsys.bundle.errors import CorruptArtifact
-from feast_recsys.bundle.index import ExactIndex, Index, open_vectors
+from feast_recsys.bundle.index.exact import ExactIndex
+from feast_recsys.bundle.index.protocol import Index
+from feast_recsys.bundle.index.vectors import open_vectors
 from feast_recsys.bundle.item_columns import open_item_columns
 from feast_recsys.bundle.manifest import MANIFEST_FILE, Manifest, RecommenderEntry, verify
 from feast_recsys.bundle.runtime import ON_CPU, Execution, LoadedGraph, LoadedSplit, load_model, load_split

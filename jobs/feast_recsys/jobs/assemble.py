@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from feast_recsys.bundle.errors import JobFailed
-from feast_recsys.bundle.index import save_vectors
+from feast_recsys.bundle.index.vectors import save_vectors
 from feast_recsys.bundle.manifest import RecommenderEntry, inventory
 from feast_recsys.bundle.signature import Role, Stage
 from feast_recsys.bundle.snapshot import write_snapshot

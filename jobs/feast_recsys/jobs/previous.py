@@ -10,7 +10,7 @@ import numpy as np
 
 from feast_recsys.bundle.columns import Array, Column, DType
 from feast_recsys.bundle.errors import CorruptArtifact, InvalidSignature
-from feast_recsys.bundle.index import open_vectors
+from feast_recsys.bundle.index.vectors import open_vectors
 from feast_recsys.bundle.signature import Input, Role
 from feast_recsys.bundle.snapshot import UNKNOWN_ROW, Snapshot
 from feast_recsys.bundle.store import Bundle, current, open_bundle

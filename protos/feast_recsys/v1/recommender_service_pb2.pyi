@@ -49,7 +49,7 @@ USER_STATUS_KNOWN: UserStatus
 USER_STATUS_UNKNOWN: UserStatus
 
 class RetrieveRequest(_message.Message):
-    __slots__ = ("recommender", "user_id", "top_k", "context", "filter", "exclude_item_ids", "exclude_seen", "bundle_id", "entity_keys", "seed_item_ids")
+    __slots__ = ("recommender", "user_id", "top_k", "context", "filter", "exclude_item_ids", "exclude_seen", "bundle_id", "entity_keys", "seed_item_ids", "sources")
     class ContextEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -74,6 +74,7 @@ class RetrieveRequest(_message.Message):
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     ENTITY_KEYS_FIELD_NUMBER: _ClassVar[int]
     SEED_ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
     recommender: str
     user_id: str
     top_k: int
@@ -84,22 +85,69 @@ class RetrieveRequest(_message.Message):
     bundle_id: str
     entity_keys: _containers.ScalarMap[str, str]
     seed_item_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, recommender: _Optional[str] = ..., user_id: _Optional[str] = ..., top_k: _Optional[int] = ..., context: _Optional[_Mapping[str, Value]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., exclude_item_ids: _Optional[_Iterable[str]] = ..., exclude_seen: bool = ..., bundle_id: _Optional[str] = ..., entity_keys: _Optional[_Mapping[str, str]] = ..., seed_item_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    sources: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, recommender: _Optional[str] = ..., user_id: _Optional[str] = ..., top_k: _Optional[int] = ..., context: _Optional[_Mapping[str, Value]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., exclude_item_ids: _Optional[_Iterable[str]] = ..., exclude_seen: bool = ..., bundle_id: _Optional[str] = ..., entity_keys: _Optional[_Mapping[str, str]] = ..., seed_item_ids: _Optional[_Iterable[str]] = ..., sources: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RetrieveResponse(_message.Message):
-    __slots__ = ("item_ids", "scores", "info", "unknown_item_ids")
+    __slots__ = ("item_ids", "scores", "info", "unknown_item_ids", "sources")
     ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     INFO_FIELD_NUMBER: _ClassVar[int]
     UNKNOWN_ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
     item_ids: _containers.RepeatedScalarFieldContainer[str]
     scores: _containers.RepeatedScalarFieldContainer[float]
     info: ResponseInfo
     unknown_item_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, item_ids: _Optional[_Iterable[str]] = ..., scores: _Optional[_Iterable[float]] = ..., info: _Optional[_Union[ResponseInfo, _Mapping]] = ..., unknown_item_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    sources: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, item_ids: _Optional[_Iterable[str]] = ..., scores: _Optional[_Iterable[float]] = ..., info: _Optional[_Union[ResponseInfo, _Mapping]] = ..., unknown_item_ids: _Optional[_Iterable[str]] = ..., sources: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class BatchRetrieveRequest(_message.Message):
+    __slots__ = ("recommender", "user_ids", "top_k", "context", "filter", "exclude_item_ids", "exclude_seen", "bundle_id", "entity_keys", "sources")
+    class ContextEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Value
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Value, _Mapping]] = ...) -> None: ...
+    class EntityKeysEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    RECOMMENDER_FIELD_NUMBER: _ClassVar[int]
+    USER_IDS_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_SEEN_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
+    ENTITY_KEYS_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
+    recommender: str
+    user_ids: _containers.RepeatedScalarFieldContainer[str]
+    top_k: int
+    context: _containers.MessageMap[str, Value]
+    filter: Filter
+    exclude_item_ids: _containers.RepeatedScalarFieldContainer[str]
+    exclude_seen: bool
+    bundle_id: str
+    entity_keys: _containers.ScalarMap[str, str]
+    sources: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, recommender: _Optional[str] = ..., user_ids: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., context: _Optional[_Mapping[str, Value]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., exclude_item_ids: _Optional[_Iterable[str]] = ..., exclude_seen: bool = ..., bundle_id: _Optional[str] = ..., entity_keys: _Optional[_Mapping[str, str]] = ..., sources: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class BatchRetrieveResponse(_message.Message):
+    __slots__ = ("responses",)
+    RESPONSES_FIELD_NUMBER: _ClassVar[int]
+    responses: _containers.RepeatedCompositeFieldContainer[RetrieveResponse]
+    def __init__(self, responses: _Optional[_Iterable[_Union[RetrieveResponse, _Mapping]]] = ...) -> None: ...
 
 class RankRequest(_message.Message):
-    __slots__ = ("recommender", "user_id", "item_ids", "top_k", "context", "candidate_features", "bundle_id", "entity_keys")
+    __slots__ = ("recommender", "user_id", "item_ids", "top_k", "context", "candidate_features", "bundle_id", "entity_keys", "reranking")
     class ContextEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -129,6 +177,7 @@ class RankRequest(_message.Message):
     CANDIDATE_FEATURES_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     ENTITY_KEYS_FIELD_NUMBER: _ClassVar[int]
+    RERANKING_FIELD_NUMBER: _ClassVar[int]
     recommender: str
     user_id: str
     item_ids: _containers.RepeatedScalarFieldContainer[str]
@@ -137,7 +186,8 @@ class RankRequest(_message.Message):
     candidate_features: _containers.MessageMap[str, FeatureColumn]
     bundle_id: str
     entity_keys: _containers.ScalarMap[str, str]
-    def __init__(self, recommender: _Optional[str] = ..., user_id: _Optional[str] = ..., item_ids: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., context: _Optional[_Mapping[str, Value]] = ..., candidate_features: _Optional[_Mapping[str, FeatureColumn]] = ..., bundle_id: _Optional[str] = ..., entity_keys: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    reranking: Reranking
+    def __init__(self, recommender: _Optional[str] = ..., user_id: _Optional[str] = ..., item_ids: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., context: _Optional[_Mapping[str, Value]] = ..., candidate_features: _Optional[_Mapping[str, FeatureColumn]] = ..., bundle_id: _Optional[str] = ..., entity_keys: _Optional[_Mapping[str, str]] = ..., reranking: _Optional[_Union[Reranking, _Mapping]] = ...) -> None: ...
 
 class RankResponse(_message.Message):
     __slots__ = ("item_ids", "scores", "unknown_item_ids", "info")
@@ -152,7 +202,7 @@ class RankResponse(_message.Message):
     def __init__(self, item_ids: _Optional[_Iterable[str]] = ..., scores: _Optional[_Iterable[float]] = ..., unknown_item_ids: _Optional[_Iterable[str]] = ..., info: _Optional[_Union[ResponseInfo, _Mapping]] = ...) -> None: ...
 
 class RecommendRequest(_message.Message):
-    __slots__ = ("recommender", "user_id", "top_k", "candidate_count", "context", "filter", "exclude_item_ids", "exclude_seen", "bundle_id", "entity_keys")
+    __slots__ = ("recommender", "user_id", "top_k", "candidate_count", "context", "filter", "exclude_item_ids", "exclude_seen", "bundle_id", "entity_keys", "reranking", "sources")
     class ContextEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -177,6 +227,8 @@ class RecommendRequest(_message.Message):
     EXCLUDE_SEEN_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     ENTITY_KEYS_FIELD_NUMBER: _ClassVar[int]
+    RERANKING_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
     recommender: str
     user_id: str
     top_k: int
@@ -187,19 +239,43 @@ class RecommendRequest(_message.Message):
     exclude_seen: bool
     bundle_id: str
     entity_keys: _containers.ScalarMap[str, str]
-    def __init__(self, recommender: _Optional[str] = ..., user_id: _Optional[str] = ..., top_k: _Optional[int] = ..., candidate_count: _Optional[int] = ..., context: _Optional[_Mapping[str, Value]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., exclude_item_ids: _Optional[_Iterable[str]] = ..., exclude_seen: bool = ..., bundle_id: _Optional[str] = ..., entity_keys: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    reranking: Reranking
+    sources: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, recommender: _Optional[str] = ..., user_id: _Optional[str] = ..., top_k: _Optional[int] = ..., candidate_count: _Optional[int] = ..., context: _Optional[_Mapping[str, Value]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., exclude_item_ids: _Optional[_Iterable[str]] = ..., exclude_seen: bool = ..., bundle_id: _Optional[str] = ..., entity_keys: _Optional[_Mapping[str, str]] = ..., reranking: _Optional[_Union[Reranking, _Mapping]] = ..., sources: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RecommendResponse(_message.Message):
-    __slots__ = ("item_ids", "scores", "retrieval_scores", "info")
+    __slots__ = ("item_ids", "scores", "retrieval_scores", "info", "sources")
     ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     RETRIEVAL_SCORES_FIELD_NUMBER: _ClassVar[int]
     INFO_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
     item_ids: _containers.RepeatedScalarFieldContainer[str]
     scores: _containers.RepeatedScalarFieldContainer[float]
     retrieval_scores: _containers.RepeatedScalarFieldContainer[float]
     info: ResponseInfo
-    def __init__(self, item_ids: _Optional[_Iterable[str]] = ..., scores: _Optional[_Iterable[float]] = ..., retrieval_scores: _Optional[_Iterable[float]] = ..., info: _Optional[_Union[ResponseInfo, _Mapping]] = ...) -> None: ...
+    sources: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, item_ids: _Optional[_Iterable[str]] = ..., scores: _Optional[_Iterable[float]] = ..., retrieval_scores: _Optional[_Iterable[float]] = ..., info: _Optional[_Union[ResponseInfo, _Mapping]] = ..., sources: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Reranking(_message.Message):
+    __slots__ = ("relevance_weight", "caps", "pinned_item_ids", "blocked_item_ids")
+    RELEVANCE_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    CAPS_FIELD_NUMBER: _ClassVar[int]
+    PINNED_ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
+    BLOCKED_ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
+    relevance_weight: float
+    caps: _containers.RepeatedCompositeFieldContainer[Cap]
+    pinned_item_ids: _containers.RepeatedScalarFieldContainer[str]
+    blocked_item_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, relevance_weight: _Optional[float] = ..., caps: _Optional[_Iterable[_Union[Cap, _Mapping]]] = ..., pinned_item_ids: _Optional[_Iterable[str]] = ..., blocked_item_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Cap(_message.Message):
+    __slots__ = ("key", "max_items")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    MAX_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    max_items: int
+    def __init__(self, key: _Optional[str] = ..., max_items: _Optional[int] = ...) -> None: ...
 
 class ResponseInfo(_message.Message):
     __slots__ = ("bundle_id", "as_of", "user_status", "degraded_reasons")

@@ -45,6 +45,11 @@ class RecommenderServiceStub(object):
                 request_serializer=feast__recsys_dot_v1_dot_recommender__service__pb2.RetrieveRequest.SerializeToString,
                 response_deserializer=feast__recsys_dot_v1_dot_recommender__service__pb2.RetrieveResponse.FromString,
                 _registered_method=True)
+        self.BatchRetrieve = channel.unary_unary(
+                '/feast_recsys.v1.RecommenderService/BatchRetrieve',
+                request_serializer=feast__recsys_dot_v1_dot_recommender__service__pb2.BatchRetrieveRequest.SerializeToString,
+                response_deserializer=feast__recsys_dot_v1_dot_recommender__service__pb2.BatchRetrieveResponse.FromString,
+                _registered_method=True)
         self.Rank = channel.unary_unary(
                 '/feast_recsys.v1.RecommenderService/Rank',
                 request_serializer=feast__recsys_dot_v1_dot_recommender__service__pb2.RankRequest.SerializeToString,
@@ -74,6 +79,13 @@ class RecommenderServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchRetrieve(self, request, context):
+        """Retrieve for several users at once, at less cost than one call for each.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Rank(self, request, context):
         """Gives each of the caller's candidates a probability and returns them best
         first. The candidates may come from Retrieve or from anywhere else.
@@ -97,6 +109,11 @@ def add_RecommenderServiceServicer_to_server(servicer, server):
                     servicer.Retrieve,
                     request_deserializer=feast__recsys_dot_v1_dot_recommender__service__pb2.RetrieveRequest.FromString,
                     response_serializer=feast__recsys_dot_v1_dot_recommender__service__pb2.RetrieveResponse.SerializeToString,
+            ),
+            'BatchRetrieve': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchRetrieve,
+                    request_deserializer=feast__recsys_dot_v1_dot_recommender__service__pb2.BatchRetrieveRequest.FromString,
+                    response_serializer=feast__recsys_dot_v1_dot_recommender__service__pb2.BatchRetrieveResponse.SerializeToString,
             ),
             'Rank': grpc.unary_unary_rpc_method_handler(
                     servicer.Rank,
@@ -142,6 +159,33 @@ class RecommenderService(object):
             '/feast_recsys.v1.RecommenderService/Retrieve',
             feast__recsys_dot_v1_dot_recommender__service__pb2.RetrieveRequest.SerializeToString,
             feast__recsys_dot_v1_dot_recommender__service__pb2.RetrieveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchRetrieve(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/feast_recsys.v1.RecommenderService/BatchRetrieve',
+            feast__recsys_dot_v1_dot_recommender__service__pb2.BatchRetrieveRequest.SerializeToString,
+            feast__recsys_dot_v1_dot_recommender__service__pb2.BatchRetrieveResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,22 @@ _RecommenderServiceRetrieveType = typing_extensions.TypeVar(
     ],
 )
 
+_RecommenderServiceBatchRetrieveType = typing_extensions.TypeVar(
+    '_RecommenderServiceBatchRetrieveType',
+    grpc.UnaryUnaryMultiCallable[
+        feast_recsys.v1.recommender_service_pb2.BatchRetrieveRequest,
+        feast_recsys.v1.recommender_service_pb2.BatchRetrieveResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        feast_recsys.v1.recommender_service_pb2.BatchRetrieveRequest,
+        feast_recsys.v1.recommender_service_pb2.BatchRetrieveResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        feast_recsys.v1.recommender_service_pb2.BatchRetrieveRequest,
+        feast_recsys.v1.recommender_service_pb2.BatchRetrieveResponse,
+    ],
+)
+
 _RecommenderServiceRankType = typing_extensions.TypeVar(
     '_RecommenderServiceRankType',
     grpc.UnaryUnaryMultiCallable[
@@ -75,7 +91,7 @@ _RecommenderServiceRecommendType = typing_extensions.TypeVar(
     ],
 )
 
-class RecommenderServiceStub(typing.Generic[_RecommenderServiceRetrieveType, _RecommenderServiceRankType, _RecommenderServiceRecommendType]):
+class RecommenderServiceStub(typing.Generic[_RecommenderServiceRetrieveType, _RecommenderServiceBatchRetrieveType, _RecommenderServiceRankType, _RecommenderServiceRecommendType]):
     """Retrieves candidates from a catalogue and ranks them, with features from a
     Feast online store and models in ONNX.
 
@@ -89,6 +105,10 @@ class RecommenderServiceStub(typing.Generic[_RecommenderServiceRetrieveType, _Re
         grpc.UnaryUnaryMultiCallable[
             feast_recsys.v1.recommender_service_pb2.RetrieveRequest,
             feast_recsys.v1.recommender_service_pb2.RetrieveResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            feast_recsys.v1.recommender_service_pb2.BatchRetrieveRequest,
+            feast_recsys.v1.recommender_service_pb2.BatchRetrieveResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             feast_recsys.v1.recommender_service_pb2.RankRequest,
@@ -107,6 +127,10 @@ class RecommenderServiceStub(typing.Generic[_RecommenderServiceRetrieveType, _Re
             feast_recsys.v1.recommender_service_pb2.RetrieveResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            feast_recsys.v1.recommender_service_pb2.BatchRetrieveRequest,
+            feast_recsys.v1.recommender_service_pb2.BatchRetrieveResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             feast_recsys.v1.recommender_service_pb2.RankRequest,
             feast_recsys.v1.recommender_service_pb2.RankResponse,
         ],
@@ -120,6 +144,9 @@ class RecommenderServiceStub(typing.Generic[_RecommenderServiceRetrieveType, _Re
     """Narrows the whole catalogue to the top_k items nearest to the user's query
     vector. Cheap: one feature read, one small model, one index search.
     """
+
+    BatchRetrieve: _RecommenderServiceBatchRetrieveType
+    """Retrieve for several users at once, at less cost than one call for each."""
 
     Rank: _RecommenderServiceRankType
     """Gives each of the caller's candidates a probability and returns them best
@@ -135,6 +162,10 @@ RecommenderServiceAsyncStub: typing_extensions.TypeAlias = RecommenderServiceStu
     grpc.aio.UnaryUnaryMultiCallable[
         feast_recsys.v1.recommender_service_pb2.RetrieveRequest,
         feast_recsys.v1.recommender_service_pb2.RetrieveResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        feast_recsys.v1.recommender_service_pb2.BatchRetrieveRequest,
+        feast_recsys.v1.recommender_service_pb2.BatchRetrieveResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         feast_recsys.v1.recommender_service_pb2.RankRequest,
@@ -164,6 +195,14 @@ class RecommenderServiceServicer(metaclass=abc.ABCMeta):
         """Narrows the whole catalogue to the top_k items nearest to the user's query
         vector. Cheap: one feature read, one small model, one index search.
         """
+
+    @abc.abstractmethod
+    def BatchRetrieve(
+        self,
+        request: feast_recsys.v1.recommender_service_pb2.BatchRetrieveRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[feast_recsys.v1.recommender_service_pb2.BatchRetrieveResponse, collections.abc.Awaitable[feast_recsys.v1.recommender_service_pb2.BatchRetrieveResponse]]:
+        """Retrieve for several users at once, at less cost than one call for each."""
 
     @abc.abstractmethod
     def Rank(

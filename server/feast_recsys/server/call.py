@@ -10,7 +10,9 @@ import numpy as np
 
 from feast_recsys.bundle.columns import Array, Column
 from feast_recsys.bundle.errors import InvalidArgument, MissingFeature, OnlineStoreUnavailable, RecsysError
-from feast_recsys.bundle.index import Allow, Rows, Vectors, mean_direction
+from feast_recsys.bundle.index.allowed import Allowed
+from feast_recsys.bundle.index.protocol import Rows, Vectors
+from feast_recsys.bundle.index.vectors import mean_direction
 from feast_recsys.bundle.signature import Input
 from feast_recsys.bundle.snapshot import Snapshot
 from feast_recsys.bundle.tensors import to_tensor, to_tensors
@@ -115,8 +117,8 @@ class Call:
                 self.metrics.defaults(reference, column)
         self.stages.done("user")
 
-    def allowed(self, eligibility: Eligibility) -> Allow | None:
-        """[n] which items the request lets come back; None for all.
+    def allowed(self, eligibility: Eligibility) -> Allowed | None:
+        """Which items the request lets come back; None for all.
 
         Raises:
             InvalidArgument: the filter is wrong.
@@ -125,14 +127,14 @@ class Call:
         self.stages.done("filter")
         return allow
 
-    def search(self, k: int, allow: Allow | None, exclude_seen: bool) -> tuple[Rows, Vectors]:
+    def search(self, k: int, allow: Allowed | None, exclude_seen: bool) -> tuple[Rows, Vectors]:
         """The k best items: rows and scores, best first."""
         vectors = self.served.query.graph.run(self._user_tensors(self.served.query))
         self._check_finite(vectors, self.served.query)
         self.stages.done("encode")
         return self._search(vectors, k, allow, exclude_seen)
 
-    def search_like(self, seeds: Rows, k: int, allow: Allow | None, exclude_seen: bool) -> tuple[Rows, Vectors]:
+    def search_like(self, seeds: Rows, k: int, allow: Allowed | None, exclude_seen: bool) -> tuple[Rows, Vectors]:
         """The k items most like some others, without these: rows and scores, best first."""
         allow = without(allow, seeds, len(self.snapshot))
         query = mean_direction(self.served.index.vectors_of(seeds), bias=self.served.bias)
@@ -141,7 +143,7 @@ class Call:
             return np.empty(0, np.int64), np.empty(0, np.float32)
         return self._search(query, k, allow, exclude_seen)
 
-    def _search(self, query: Vectors, k: int, allow: Allow | None, exclude_seen: bool) -> tuple[Rows, Vectors]:
+    def _search(self, query: Vectors, k: int, allow: Allowed | None, exclude_seen: bool) -> tuple[Rows, Vectors]:
         if exclude_seen:
             lists = [self.columns[reference] for reference in self.served.settings.seen]
             allow = without(allow, seen_rows(lists, self.snapshot), len(self.snapshot))

@@ -8,34 +8,32 @@ import numpy as np
 
 from feast_recsys.bundle.columns import Column
 from feast_recsys.bundle.filters import evaluate
-from feast_recsys.bundle.index import Allow, Rows
+from feast_recsys.bundle.index.allowed import Allowed, all_but
+from feast_recsys.bundle.index.protocol import Rows
 from feast_recsys.bundle.snapshot import UNKNOWN_ROW, Snapshot
 from feast_recsys.server.requests import Eligibility
 
 
-def named_in_request(eligibility: Eligibility, snapshot: Snapshot) -> Allow | None:
-    """[n] the items that pass the filter and are not excluded by id; None if all do.
+def named_in_request(eligibility: Eligibility, snapshot: Snapshot) -> Allowed | None:
+    """The items that pass the filter and are not excluded by id; None if all do.
 
     Raises:
         InvalidArgument: the filter names an unknown feature or does not fit it.
     """
     allow = None
     if eligibility.filter is not None:
-        allow = evaluate(eligibility.filter, snapshot)
+        allow = Allowed(evaluate(eligibility.filter, snapshot))
     if eligibility.exclude_item_ids:
         allow = without(allow, snapshot.rows(eligibility.exclude_item_ids), len(snapshot))
     return allow
 
 
-def without(allow: Allow | None, rows: Rows, n: int) -> Allow | None:
-    """The mask less some rows; UNKNOWN_ROW is no row. The mask given may be changed in place."""
+def without(allow: Allowed | None, rows: Rows, n: int) -> Allowed | None:
+    """What is allowed less some rows; UNKNOWN_ROW is no row. None stands for all n."""
     rows = rows[rows != UNKNOWN_ROW]
     if not len(rows):
         return allow
-    if allow is None:
-        allow = np.ones(n, np.bool_)
-    allow[rows] = False
-    return allow
+    return all_but(rows, n) if allow is None else allow.without(rows)
 
 
 def seen_rows(columns: Iterable[Column], snapshot: Snapshot) -> Rows:

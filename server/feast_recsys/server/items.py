@@ -9,7 +9,7 @@ from operator import itemgetter
 import numpy as np
 
 from feast_recsys.bundle.columns import Array, Column, DType, FieldStatus
-from feast_recsys.bundle.index import Rows, Vectors
+from feast_recsys.bundle.index.protocol import Rows, Vectors
 from feast_recsys.bundle.signature import Input
 from feast_recsys.bundle.snapshot import UNKNOWN_ROW, Snapshot
 

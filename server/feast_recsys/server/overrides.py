@@ -9,7 +9,7 @@ import numpy as np
 
 from feast_recsys.bundle.columns import Array, Column, DType
 from feast_recsys.bundle.errors import InvalidArgument
-from feast_recsys.bundle.index import Rows
+from feast_recsys.bundle.index.protocol import Rows
 from feast_recsys.features.repo import EntityKey
 from feast_recsys.server.items import complete
 from feast_recsys.server.requests import ContextValue

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from feast_recsys.bundle.columns import Array
-from feast_recsys.bundle.index import Rows, Vectors
+from feast_recsys.bundle.index.protocol import Rows, Vectors
 from feast_recsys.bundle.item_columns import from_rows
 from feast_recsys.bundle.runtime import LoadedSplit
 from feast_recsys.bundle.signature import Input

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from feast_recsys.bundle.columns import Column, DType
 from feast_recsys.bundle.errors import BundleNotHeld, BundleNotLoaded, InvalidArgument, UnknownRecommender
-from feast_recsys.bundle.index import Index
+from feast_recsys.bundle.index.protocol import Index
 from feast_recsys.bundle.store import Bundle
 from feast_recsys.features.reader import OnlineReader
 from feast_recsys.features.repo import EntityKey

@@ -1,0 +1,1 @@
+"""Nearest items to a query vector, by inner product."""

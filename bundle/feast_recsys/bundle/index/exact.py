@@ -1,0 +1,62 @@
+"""Every allowed item compared with every query."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from feast_recsys.bundle.index.allowed import Allowed
+from feast_recsys.bundle.index.protocol import Rows, Vectors
+from feast_recsys.bundle.index.top import best
+
+GATHER_SHARE = 0.35
+"""Below this share of allowed items their vectors are gathered, above it all are scored and the others masked. Measured
+on 100,000 vectors of 64 numbers, one thread: at 30 % masking takes 2.3 ms and gathering 2.0, at 40 % 2.3 and 2.4, at
+10 % 2.3 and 0.9; on 1,000,000 vectors the two meet at the same share."""
+
+# Vectors gathered at a time: half a MiB at 64 numbers each, so that they are still in cache when they are multiplied.
+_GATHERED = 2048
+
+
+@dataclass(frozen=True)
+class ExactIndex:
+    """Compares every query with every allowed item.
+
+    Attributes:
+        vectors: [n, d] float32, finite; may be memory-mapped.
+    """
+
+    vectors: Vectors
+
+    @property
+    def dimension(self) -> int:
+        """Width of the vectors."""
+        return int(self.vectors.shape[1])
+
+    def __len__(self) -> int:
+        return int(self.vectors.shape[0])
+
+    def search(self, queries: Vectors, k: int, allow: Allowed | None = None) -> tuple[Rows, Vectors]:
+        """See Index.search."""
+        if allow is None:
+            return best(queries @ self.vectors.T, k)
+        if allow.count < GATHER_SHARE * len(self):
+            positions, scores = best(self._gathered(queries, allow.rows), min(k, allow.count))
+            return allow.rows[positions], scores
+        scores, blocked = queries @ self.vectors.T, np.flatnonzero(~allow.mask)
+        for row in scores:
+            row[blocked] = -np.inf
+        return best(scores, min(k, allow.count))
+
+    def vectors_of(self, rows: Rows) -> Vectors:
+        """See Index.vectors_of."""
+        return np.asarray(self.vectors.take(rows, axis=0))
+
+    def _gathered(self, queries: Vectors, rows: Rows) -> Vectors:
+        """[B, len(rows)] scores of some rows."""
+        scores = np.empty((len(queries), len(rows)), np.float32)
+        for start in range(0, len(rows), _GATHERED):
+            part = slice(start, start + _GATHERED)
+            scores[:, part] = queries @ self.vectors.take(rows[part], axis=0).T
+        return scores

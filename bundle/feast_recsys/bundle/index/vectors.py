@@ -1,0 +1,55 @@
+"""Item vectors as a file, and queries made of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from feast_recsys.bundle.errors import CorruptArtifact
+from feast_recsys.bundle.index.protocol import Vectors
+
+
+def mean_direction(vectors: Vectors, *, bias: int) -> Vectors:
+    """A query for items like some: the mean of their vectors, each scaled to unit length.
+
+    Args:
+        vectors: [m, d] float32, m at least 1.
+        bias: How many of the last columns are biases. They say nothing of likeness: the query has zeros there.
+
+    Returns:
+        [1, d] float32; zeros where all vectors are.
+    """
+    query = vectors.astype(np.float32)
+    query[:, query.shape[1] - bias :] = 0.0
+    lengths = np.linalg.norm(query, axis=1, keepdims=True)
+    return np.asarray(np.mean(query / np.where(lengths > 0, lengths, 1.0), axis=0, keepdims=True), np.float32)
+
+
+def save_vectors(path: Path, vectors: Vectors) -> None:
+    """Writes item vectors, [n, d] float32, row by row as in the snapshot.
+
+    Raises:
+        ValueError: the array has another shape or dtype, or holds NaN or infinity.
+    """
+    if vectors.ndim != 2 or vectors.dtype != np.float32:
+        raise ValueError(f"item vectors must be [n, d] float32, not {vectors.shape} {vectors.dtype}")
+    if not np.isfinite(vectors).all():
+        row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
+        raise ValueError(f"item vectors must be finite; row {row} is not")
+    np.save(path, vectors, allow_pickle=False)
+
+
+def open_vectors(path: Path) -> Vectors:
+    """Maps item vectors into memory.
+
+    Raises:
+        CorruptArtifact: the file is missing or no [n, d] float32 array.
+    """
+    try:
+        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise CorruptArtifact(f"{path} can't be read: {error}") from error
+    if vectors.ndim != 2 or vectors.dtype != np.float32:
+        raise CorruptArtifact(f"{path} holds {vectors.shape} {vectors.dtype}, not [n, d] float32")
+    return np.asarray(vectors)
