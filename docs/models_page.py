@@ -6,11 +6,11 @@ import dataclasses
 import re
 from typing import Any
 
-from feast_recsys.models.content_families import AUDIO, CONTENT
-from feast_recsys.models.family_names import HISTORY_FAMILIES
-from feast_recsys.models.history_families import HistoryOptions, history_family
-from feast_recsys.models.two_tower import TwoTowerConfig
-from feast_recsys.models.wide_deep import WideDeepConfig
+from feast_recsys.models.content.families import AUDIO, CONTENT
+from feast_recsys.models.families.registry import HISTORY_FAMILIES, history_family
+from feast_recsys.models.ranking.wide_deep import WideDeepConfig
+from feast_recsys.models.retrieval.history_models import HistoryOptions
+from feast_recsys.models.two_tower.towers import TwoTowerConfig
 
 # In the order in which one looks for one's own case.
 PURPOSES = {

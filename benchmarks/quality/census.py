@@ -18,10 +18,10 @@ import pandas as pd
 from benchmarks.quality.data import Census, census
 from benchmarks.quality.study import Options, Study
 
-from feast_recsys.evaluation.metrics import auc, expected_calibration_error, log_loss
-from feast_recsys.models.loop import Run
-from feast_recsys.models.tabular import Table, table_probabilities, train_table
-from feast_recsys.models.wide_deep import WideDeepConfig
+from feast_recsys.evaluation.predictions import auc, expected_calibration_error, log_loss
+from feast_recsys.models.ranking.tabular import Table, table_probabilities, train_table
+from feast_recsys.models.ranking.wide_deep import WideDeepConfig
+from feast_recsys.models.training.loop import Run
 
 PERSON = ("age", "education", "educational-num", "marital-status", "relationship", "capital-gain", "capital-loss")
 JOB = ("occupation", "workclass", "hours-per-week")

@@ -17,7 +17,7 @@ import pandas as pd
 
 from feast_recsys.bundle.errors import CorruptArtifact, InvalidArgument
 from feast_recsys.evaluation.relevance import Relevant
-from feast_recsys.models.histories import Histories
+from feast_recsys.models.data.histories import Histories
 
 Ints = npt.NDArray[np.int64]
 

@@ -1,4 +1,4 @@
-"""Top-N on the five-star ratings of MovieLens 1M: the multinomial autoencoders beside popularity, item-kNN and EASE.
+"""Top-N on the five-star ratings of MovieLens 1M: the multinomial autoencoders beside collaborative baselines.
 
 The protocol of the "ours" split in "A Troubling Analysis of Reproducibility and Progress in Recommender Systems
 Research" (Ferrari Dacrema et al. 2021): 80/20 by user, whole catalogue, seen items left out, recall over |T|.
@@ -22,15 +22,16 @@ from benchmarks.quality.study import MINUTES, Options, Study
 
 from feast_recsys.evaluation.full_ranking import Scorer, means, measure, rank_users
 from feast_recsys.evaluation.relevance import Relevant
+from feast_recsys.models.autoencoders.multinomial import MultDaeConfig, MultVaeConfig, fit_mult_dae, fit_mult_vae
 from feast_recsys.models.collaborative.als import AlsConfig, fit_als
+from feast_recsys.models.collaborative.bpr import BprConfig, fit_bpr
 from feast_recsys.models.collaborative.ease import EaseConfig, fit_ease
 from feast_recsys.models.collaborative.item_knn import ItemKnnConfig, fit_item_knn
 from feast_recsys.models.collaborative.popularity import PopularityConfig, fit_popularity
 from feast_recsys.models.collaborative.tuning import Contender, tune
-from feast_recsys.models.encoders import Encoders
-from feast_recsys.models.histories import Histories
-from feast_recsys.models.loop import Run
-from feast_recsys.models.multinomial import MultDaeConfig, MultVaeConfig, fit_mult_dae, fit_mult_vae
+from feast_recsys.models.data.histories import Histories
+from feast_recsys.models.retrieval.encoders import Encoders
+from feast_recsys.models.training.loop import Run
 
 CUTS = (20, 100)
 TRIALS = 12
@@ -44,6 +45,11 @@ BASELINES = {
     ),
     "ALS": Contender(
         fit_als, AlsConfig, {"factors": (48, 64, 96), "regularization": (30.0, 100.0), "alpha": (5.0, 10.0)}
+    ),
+    "BPR": Contender(
+        fit_bpr,
+        BprConfig,
+        {"learning_rate": (0.02, 0.05), "regularization": (0.01, 0.02, 0.04), "correction": (0.5, 1.0)},
     ),
 }
 DAE = MultDaeConfig()

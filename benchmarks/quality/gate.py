@@ -11,7 +11,7 @@ from benchmarks.quality.data import Split, census, five_star, gowalla
 from benchmarks.quality.study import SEEDS
 
 from feast_recsys.evaluation.full_ranking import Scores, means, measure, rank_users
-from feast_recsys.models.histories import Histories
+from feast_recsys.models.data.histories import Histories
 
 TOLERANCE = 5e-5
 

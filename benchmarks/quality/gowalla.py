@@ -21,12 +21,12 @@ from feast_recsys.bundle.errors import InvalidArgument
 from feast_recsys.evaluation.full_ranking import means, measure, rank_users
 from feast_recsys.evaluation.relevance import Relevant
 from feast_recsys.models.collaborative.popularity import PopularityConfig, fit_popularity
-from feast_recsys.models.examples import Leftouts, TwoTowerScorer
-from feast_recsys.models.histories import Histories
-from feast_recsys.models.loop import Run
-from feast_recsys.models.retrieval import fit_source
-from feast_recsys.models.seeds import seeded
-from feast_recsys.models.two_tower import TwoTowerConfig, build_ids_two_tower
+from feast_recsys.models.data.histories import Histories
+from feast_recsys.models.training.loop import Run
+from feast_recsys.models.training.seeds import seeded
+from feast_recsys.models.two_tower.examples import Leftouts, TwoTowerScorer
+from feast_recsys.models.two_tower.towers import TwoTowerConfig, build_ids_two_tower
+from feast_recsys.models.two_tower.train import fit_source
 
 BASE = TwoTowerConfig(
     hidden=0, dropout=0.0, history_dropout=0.0, id_dropout=0.0, batch=6144, targets=10, in_batch=False, uniform=512,

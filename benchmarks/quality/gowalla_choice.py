@@ -9,7 +9,7 @@ from benchmarks.quality.gowalla import CHOICE, CUTS, METRICS, VARIANTS, Data, tr
 from benchmarks.quality.study import MINUTES, Options, Row, Study
 
 from feast_recsys.evaluation.full_ranking import means, measure, rank_users
-from feast_recsys.models.two_tower import TwoTowerConfig
+from feast_recsys.models.two_tower.towers import TwoTowerConfig
 
 
 def on_validation(data: Data, config: TwoTowerConfig) -> Row:

@@ -19,17 +19,18 @@ from benchmarks.quality.data import Lastfm, lastfm
 from benchmarks.quality.study import Options, Study
 from scipy.sparse.linalg import svds
 
-from feast_recsys.evaluation.metrics import auc_per_user, mean, recall_at, top_k
+from feast_recsys.evaluation.metrics import mean, recall_at, top_k
+from feast_recsys.evaluation.predictions import auc_per_user
 from feast_recsys.evaluation.relevance import Relevant
-from feast_recsys.models.content_factors import FactorConfig, Factors, usage_factors
-from feast_recsys.models.content_training import (
+from feast_recsys.models.content.factors import FactorConfig, Factors, usage_factors
+from feast_recsys.models.content.training import (
     DescriptorConfig,
     Usage,
     fit_numbers,
     number_vectors,
 )
-from feast_recsys.models.histories import Histories
-from feast_recsys.models.loop import Run
+from feast_recsys.models.data.histories import Histories
+from feast_recsys.models.training.loop import Run
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]

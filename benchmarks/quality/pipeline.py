@@ -19,9 +19,9 @@ from benchmarks.quality.study import MINUTES, Options, Study
 
 from feast_recsys.evaluation.protocol import Evaluation, evaluate_recommender
 from feast_recsys.features.repo import open_repo
-from feast_recsys.models.data import load_data
-from feast_recsys.models.families import train_family, train_ranker
-from feast_recsys.models.loop import Run
+from feast_recsys.models.data.training_data import load_data
+from feast_recsys.models.train import train_family, train_ranker
+from feast_recsys.models.training.loop import Run
 
 NAMES = {
     "popularity": "popularity", "item-kNN": "item-kNN", "EASE": "EASE", "ALS": "ALS",

@@ -21,10 +21,10 @@ import pandas as pd
 from benchmarks.quality.study import MINUTES, Options, Study
 
 from feast_recsys.bundle.errors import CorruptArtifact
-from feast_recsys.models.autoencoder import DeepAutoencoderConfig, fit_deep_autoencoder, predict
-from feast_recsys.models.encoders import Encoders
-from feast_recsys.models.histories import Floats, Histories, Ints
-from feast_recsys.models.loop import Run
+from feast_recsys.models.autoencoders.deep import DeepAutoencoderConfig, fit_deep_autoencoder, predict
+from feast_recsys.models.data.histories import Floats, Histories, Ints
+from feast_recsys.models.retrieval.encoders import Encoders
+from feast_recsys.models.training.loop import Run
 
 WHEEL = "recbole-1.2.1-py3-none-any.whl"
 SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"

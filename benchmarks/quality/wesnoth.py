@@ -23,16 +23,16 @@ from benchmarks.quality.data import Wesnoth, wesnoth
 from benchmarks.quality.study import Options, Study
 
 from feast_recsys.bundle.errors import InvalidArgument
-from feast_recsys.evaluation.metrics import auc
+from feast_recsys.evaluation.predictions import auc
 from feast_recsys.features.audio import LogMel, decode, log_mel
-from feast_recsys.models.content_factors import FactorConfig, Factors, usage_factors
-from feast_recsys.models.content_training import (
+from feast_recsys.models.content.factors import FactorConfig, Factors, usage_factors
+from feast_recsys.models.content.training import (
     AudioConfig,
     fit_sound,
     sound_vectors,
 )
-from feast_recsys.models.histories import Floats, Histories
-from feast_recsys.models.loop import Run
+from feast_recsys.models.data.histories import Floats, Histories
+from feast_recsys.models.training.loop import Run
 
 SOUND = LogMel(windows=3)
 FACTORS = FactorConfig(dimension=4, threshold=1)

@@ -19,13 +19,13 @@ from torch.nn import functional
 from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.signature import Graph, Input, Role, Side, Signature, Stage
 from feast_recsys.bundle.vocabulary import Vocabulary
-from feast_recsys.evaluation.metrics import Interval, bootstrap_interval
+from feast_recsys.evaluation.intervals import Interval, bootstrap_interval
 from feast_recsys.features.repo import open_repo
-from feast_recsys.models.data import TrainingData, load_data
-from feast_recsys.models.events import Part
-from feast_recsys.models.queries import Queries
-from feast_recsys.models.scoring import is_liked, retrieve
-from feast_recsys.models.tensors import ModelTensors, model_tensors
+from feast_recsys.models.data.events import Part
+from feast_recsys.models.data.queries import Queries
+from feast_recsys.models.data.training_data import TrainingData, load_data
+from feast_recsys.models.inputs.tensors import ModelTensors, model_tensors
+from feast_recsys.models.retrieval.scoring import is_liked, retrieve
 
 # Where the inputs of both encoders come from. A list of ids is padded with 0, which is no movie.
 HISTORY = Input("history", "user_history:item_ids", Side.USER, DType.INT64, 50, vocabulary="items.json")

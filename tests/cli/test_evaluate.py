@@ -18,12 +18,12 @@ from feast_recsys.bundle.errors import CorruptArtifact
 from feast_recsys.cli.evaluate import evaluate
 from feast_recsys.cli.location import Location
 from feast_recsys.evaluation.protocol import Evaluation, evaluate_recommender
-from feast_recsys.models.checkpoint import save_checkpoint
-from feast_recsys.models.data import load_data
-from feast_recsys.models.ranking import train_ranking
-from feast_recsys.models.retrieval import train_retrieval
-from feast_recsys.models.two_tower import TwoTowerConfig
-from feast_recsys.models.wide_deep import WideDeepConfig
+from feast_recsys.models.data.training_data import load_data
+from feast_recsys.models.ranking.train import train_ranking
+from feast_recsys.models.ranking.wide_deep import WideDeepConfig
+from feast_recsys.models.training.checkpoint import save_checkpoint
+from feast_recsys.models.two_tower.towers import TwoTowerConfig
+from feast_recsys.models.two_tower.train import train_retrieval
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from hypothesis.extra import numpy as arrays
 
 from feast_recsys.bundle.errors import InvalidArgument
 from feast_recsys.evaluation.full_ranking import means, measure, rank_users
-from feast_recsys.evaluation.metrics import Relevant, top_k
-from feast_recsys.models.histories import Histories, from_lists
+from feast_recsys.evaluation.metrics import top_k
+from feast_recsys.evaluation.relevance import Relevant
+from feast_recsys.models.data.histories import Histories, from_lists
 
 
 @dataclass(frozen=True)

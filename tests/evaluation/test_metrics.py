@@ -10,25 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feast_recsys.bundle.errors import InvalidArgument
+from feast_recsys.evaluation.intervals import Interval, bootstrap_interval, paired_interval
 from feast_recsys.evaluation.metrics import (
-    Interval,
-    Relevant,
-    auc,
-    auc_per_user,
     average_precision_at,
-    bootstrap_interval,
-    expected_calibration_error,
     hit_rate_at,
-    log_loss,
-    mae,
     mean,
     ndcg_at,
-    paired_interval,
     recall_at,
     reciprocal_rank,
-    rmse,
     top_k,
 )
+from feast_recsys.evaluation.predictions import auc, auc_per_user, expected_calibration_error, log_loss, mae, rmse
+from feast_recsys.evaluation.relevance import Relevant
 
 # User 0 likes 1, 3, 8 and gets hits at ranks 2 and 4; user 1 likes 5 and gets it first; user 2 has no relevant
 # item; user 3 likes 0 and 2 and gets a list of one wrong item.

@@ -11,9 +11,10 @@ import pytest
 
 from feast_recsys.bundle.errors import InvalidArgument
 from feast_recsys.evaluation.assessment import Assessment, Exposure, RankerQuality, SliceQuality
+from feast_recsys.evaluation.intervals import Interval
 from feast_recsys.evaluation.item_map import layout, principal_components
-from feast_recsys.evaluation.metrics import Interval, reliability
 from feast_recsys.evaluation.over_seeds import over_seeds, summarize
+from feast_recsys.evaluation.predictions import reliability
 from feast_recsys.evaluation.protocol import judge
 from feast_recsys.evaluation.report import ItemMap, render
 from feast_recsys.evaluation.report.page import headline

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feast_recsys.evaluation.metrics import Relevant, recall_at
+from feast_recsys.evaluation.metrics import recall_at
+from feast_recsys.evaluation.relevance import Relevant
 from feast_recsys.evaluation.slices import Slice, item_slices, popularity_tiers, recall_within, user_slices
 
 

@@ -17,7 +17,7 @@ from feast_recsys.bundle.runtime import load_model
 from feast_recsys.bundle.signature import Graph, Input, Role, Side, Signature, Stage
 from feast_recsys.bundle.vocabulary import Vocabulary
 from feast_recsys.exporters.export import export_model
-from feast_recsys.models.autoencoder import (
+from feast_recsys.models.autoencoders.deep import (
     Centring,
     DeepAutoencoderConfig,
     DeepAutoencoderQuery,
@@ -25,12 +25,12 @@ from feast_recsys.models.autoencoder import (
     fit_deep_autoencoder,
     predict,
 )
-from feast_recsys.models.bags import latent
-from feast_recsys.models.configure import restore
-from feast_recsys.models.encoders import Encoders
-from feast_recsys.models.histories import Histories
-from feast_recsys.models.loop import Course, Run
-from feast_recsys.models.multinomial import MultDaeConfig, build_mult_dae
+from feast_recsys.models.autoencoders.multinomial import MultDaeConfig, build_mult_dae
+from feast_recsys.models.data.histories import Histories
+from feast_recsys.models.retrieval.bags import latent
+from feast_recsys.models.retrieval.encoders import Encoders
+from feast_recsys.models.training.configure import restore
+from feast_recsys.models.training.loop import Course, Run
 
 N = 10
 CONFIG = DeepAutoencoderConfig(

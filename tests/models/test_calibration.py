@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from feast_recsys.bundle.errors import InvalidArgument
-from feast_recsys.models.calibration import fit_platt, weighted_log_loss
+from feast_recsys.models.ranking.calibration import fit_platt, weighted_log_loss
 
 
 def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from feast_recsys.models.candidates import choose_candidates
-from feast_recsys.models.queries import Queries
-from feast_recsys.models.scoring import Candidates, best, is_liked, recall
-from feast_recsys.models.wide_deep import WideDeepConfig
+from feast_recsys.models.data.queries import Queries
+from feast_recsys.models.ranking.candidates import choose_candidates
+from feast_recsys.models.ranking.wide_deep import WideDeepConfig
+from feast_recsys.models.retrieval.scoring import Candidates, best, is_liked, recall
 
 # Few distinct scores, so that ties are common; -inf is an item met before.
 SCORES = arrays.arrays(

@@ -16,8 +16,8 @@ from feast_recsys.models.collaborative.bpr import BprConfig, fit_bpr
 from feast_recsys.models.collaborative.ease import EaseConfig, fit_ease
 from feast_recsys.models.collaborative.item_knn import ItemKnnConfig, build_item_knn, fit_item_knn
 from feast_recsys.models.collaborative.popularity import PopularityConfig, fit_popularity
-from feast_recsys.models.histories import Histories, from_lists
-from feast_recsys.models.loop import Run
+from feast_recsys.models.data.histories import Histories, from_lists
+from feast_recsys.models.training.loop import Run
 
 RUN = Run(seed=3)
 FITS = [

@@ -23,8 +23,8 @@ from feast_recsys.models.collaborative.ease import EaseConfig, build_ease, fit_e
 from feast_recsys.models.collaborative.item_knn import ItemKnnConfig, build_item_knn, fit_item_knn
 from feast_recsys.models.collaborative.popularity import PopularityConfig, build_popularity, fit_popularity
 from feast_recsys.models.collaborative.shared import kept_share
-from feast_recsys.models.histories import Histories, from_lists
-from feast_recsys.models.loop import Run
+from feast_recsys.models.data.histories import Histories, from_lists
+from feast_recsys.models.training.loop import Run
 
 ITEMS, USERS = 25, 40
 FITS = {

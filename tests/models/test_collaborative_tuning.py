@@ -11,8 +11,8 @@ from feast_recsys.models.collaborative.ease import EaseConfig, fit_ease
 from feast_recsys.models.collaborative.item_knn import ItemKnnConfig, fit_item_knn
 from feast_recsys.models.collaborative.popularity import PopularityConfig, fit_popularity
 from feast_recsys.models.collaborative.tuning import Contender, tune
-from feast_recsys.models.histories import from_lists
-from feast_recsys.models.loop import Run
+from feast_recsys.models.data.histories import from_lists
+from feast_recsys.models.training.loop import Run
 
 TRAINING = from_lists([[0, 1], [0, 1, 2], [1, 3]], 4)
 CONTENDERS = {

@@ -17,7 +17,8 @@ from feast_recsys.bundle.signature import Graph, Input, Role, Side, Signature, S
 from feast_recsys.bundle.vocabulary import Vocabulary
 from feast_recsys.exporters.export import export_model
 from feast_recsys.features.audio import LogMel, log_mel
-from feast_recsys.models.content import (
+from feast_recsys.models.content.factors import FactorConfig, Factors, usage_factors
+from feast_recsys.models.content.networks import (
     ContentTower,
     Convolutions,
     FactorQuery,
@@ -26,8 +27,7 @@ from feast_recsys.models.content import (
     SoundTower,
     WarmOrContent,
 )
-from feast_recsys.models.content_factors import FactorConfig, Factors, usage_factors
-from feast_recsys.models.content_training import (
+from feast_recsys.models.content.training import (
     AudioConfig,
     DescriptorConfig,
     Usage,
@@ -37,8 +37,8 @@ from feast_recsys.models.content_training import (
     number_vectors,
     sound_vectors,
 )
-from feast_recsys.models.histories import Histories, from_lists
-from feast_recsys.models.loop import Run
+from feast_recsys.models.data.histories import Histories, from_lists
+from feast_recsys.models.training.loop import Run
 
 SOUND = LogMel(rate=8000, n_fft=256, hop=128, mels=16, frames=24, windows=2)
 SMALL = AudioConfig(widths=(16, 16), kernel=3, pools=(2,), dense=(32,), dropout=0.1, epochs=12, learning_rate=3e-3)

@@ -25,13 +25,14 @@ from feast_recsys.evaluation.protocol import evaluate_recommender
 from feast_recsys.exporters.export import export_model
 from feast_recsys.features.repo import Repo
 from feast_recsys.jobs.pipeline import materialize
-from feast_recsys.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from feast_recsys.models.data import TrainingData, load_data
-from feast_recsys.models.families import train_family
-from feast_recsys.models.loop import Run
-from feast_recsys.models.refit import refit
-from feast_recsys.models.scoring import recall, retrieve
-from feast_recsys.models.tensors import model_tensors
+from feast_recsys.models.data.training_data import TrainingData, load_data
+from feast_recsys.models.families.refit import refit
+from feast_recsys.models.inputs.tensors import model_tensors
+from feast_recsys.models.load import load_checkpoint
+from feast_recsys.models.retrieval.scoring import recall, retrieve
+from feast_recsys.models.train import train_family
+from feast_recsys.models.training.checkpoint import Checkpoint, save_checkpoint
+from feast_recsys.models.training.loop import Run
 from feast_recsys.server.app import Server
 from feast_recsys.v1 import recommender_service_pb2 as pb
 from feast_recsys.v1.recommender_service_pb2_grpc import RecommenderServiceStub

@@ -19,9 +19,9 @@ from torch import nn
 from torch.nn import functional
 
 from feast_recsys.bundle.errors import InvalidArgument, InvalidSettings
-from feast_recsys.models.distributed import World, blocks_of, torchrun_world
-from feast_recsys.models.loop import Course, Report, Run, train_epochs
-from feast_recsys.models.resume import load_state
+from feast_recsys.models.training.distributed import World, blocks_of, torchrun_world
+from feast_recsys.models.training.loop import Course, Report, Run, train_epochs
+from feast_recsys.models.training.resume import load_state
 
 USERS, ITEMS, LIKES, BATCH, UNIFORM, WIDTH, EPOCHS = 60, 40, 640, 64, 16, 8, 3
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from feast_recsys.bundle.errors import InvalidSettings
 from feast_recsys.features.interactions import Interactions
-from feast_recsys.models.events import Events, Part, split_events
-from feast_recsys.models.queries import Queries, held_out_queries, horizon_queries, next_item_queries
+from feast_recsys.models.data.events import Events, Part, split_events
+from feast_recsys.models.data.queries import Queries, held_out_queries, horizon_queries, next_item_queries
 
 # Few moments and items, so that ties and repeated items are frequent.
 ROW = st.tuples(st.integers(0, 12), st.integers(0, 9), st.integers(0, 2), st.booleans())

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from feast_recsys.bundle.errors import InvalidSettings
 from feast_recsys.bundle.signature import Role
-from feast_recsys.models.distributed import World
-from feast_recsys.models.examples import Leftouts, TwoTowerScorer
-from feast_recsys.models.histories import Histories, from_lists
-from feast_recsys.models.loop import Run
-from feast_recsys.models.negatives import Correction
-from feast_recsys.models.retrieval import Fitted, fit_source
-from feast_recsys.models.seeds import seeded
-from feast_recsys.models.two_tower import TwoTowerConfig, build_ids_two_tower
+from feast_recsys.models.data.histories import Histories, from_lists
+from feast_recsys.models.training.distributed import World
+from feast_recsys.models.training.loop import Run
+from feast_recsys.models.training.seeds import seeded
+from feast_recsys.models.two_tower.examples import Leftouts, TwoTowerScorer
+from feast_recsys.models.two_tower.negatives import Correction
+from feast_recsys.models.two_tower.towers import TwoTowerConfig, build_ids_two_tower
+from feast_recsys.models.two_tower.train import Fitted, fit_source
 
 CATALOGUE = 12
 IDS = TwoTowerConfig(

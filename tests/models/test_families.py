@@ -20,15 +20,16 @@ from feast_recsys.bundle.runtime import load_model
 from feast_recsys.bundle.signature import Role
 from feast_recsys.exporters.export import export_model
 from feast_recsys.features.repo import Repo
-from feast_recsys.models.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from feast_recsys.models.data.training_data import TrainingData, load_data
-from feast_recsys.models.train import train_family
-from feast_recsys.models.families.registry import HISTORY_FAMILIES
-from feast_recsys.models.retrieval.history_models import liked
-from feast_recsys.models.training.loop import Run
 from feast_recsys.models.families.refit import refit
-from feast_recsys.models.retrieval.scoring import recall, retrieve
+from feast_recsys.models.families.registry import HISTORY_FAMILIES
 from feast_recsys.models.inputs.tensors import ModelTensors, model_tensors
+from feast_recsys.models.load import load_checkpoint
+from feast_recsys.models.retrieval.history_models import liked
+from feast_recsys.models.retrieval.scoring import recall, retrieve
+from feast_recsys.models.train import train_family
+from feast_recsys.models.training.checkpoint import Checkpoint, save_checkpoint
+from feast_recsys.models.training.loop import Run
 
 # Small and quick; what they learn here is planted so plainly that little will do.
 QUICK: dict[str, dict[str, Any]] = {

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feast_recsys.models.ftrl import Ftrl
+from feast_recsys.models.ranking.ftrl import Ftrl
 
 RATES = st.floats(0.01, 2.0)
 PENALTIES = st.floats(0.0, 2.0)

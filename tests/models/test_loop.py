@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from feast_recsys.bundle.errors import InvalidSettings, JobFailed
-from feast_recsys.models.devices import best_device, device_named, to_device
-from feast_recsys.models.loop import Course, EpochStep, Report, Run, train_epochs
+from feast_recsys.models.training.devices import best_device, device_named, to_device
+from feast_recsys.models.training.loop import Course, EpochStep, Report, Run, train_epochs
 
 N, WIDTH, BATCH = 64, 6, 16
 

@@ -21,12 +21,7 @@ from feast_recsys.bundle.runtime import load_model
 from feast_recsys.bundle.signature import Graph, Input, Role, Side, Signature, Stage
 from feast_recsys.bundle.vocabulary import Vocabulary
 from feast_recsys.exporters.export import export_model
-from feast_recsys.models.bags import Bag, batches, distinct, latent
-from feast_recsys.models.configure import restore
-from feast_recsys.models.encoders import Encoders, HistoryEncoder, ItemVectors
-from feast_recsys.models.histories import Histories, from_lists
-from feast_recsys.models.loop import Run
-from feast_recsys.models.multinomial import (
+from feast_recsys.models.autoencoders.multinomial import (
     MultDaeConfig,
     MultVaeConfig,
     build_mult_dae,
@@ -36,6 +31,11 @@ from feast_recsys.models.multinomial import (
     multinomial_loss,
     unit_row,
 )
+from feast_recsys.models.data.histories import Histories, from_lists
+from feast_recsys.models.retrieval.bags import Bag, batches, distinct, latent
+from feast_recsys.models.retrieval.encoders import Encoders, HistoryEncoder, ItemVectors
+from feast_recsys.models.training.configure import restore
+from feast_recsys.models.training.loop import Run
 
 N = 12
 DAE = MultDaeConfig(latent=8, batch=16, epochs=25, learning_rate=0.02)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feast_recsys.bundle.errors import InvalidArgument
-from feast_recsys.models.negatives import Columns, Sampler, sampled_softmax, top_negatives
+from feast_recsys.models.two_tower.negatives import Columns, Sampler, sampled_softmax, top_negatives
 
 
 def loss_by_loops(

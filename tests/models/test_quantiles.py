@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feast_recsys.models.inputs import KNOTS, quantiles
-from feast_recsys.models.layers import QuantileCdf, masked_mean, powers
+from feast_recsys.models.inputs.fitter import KNOTS, quantiles
+from feast_recsys.models.inputs.layers import QuantileCdf, masked_mean, powers
 
 VALUES = st.lists(st.integers(-1000, 1000), min_size=1, max_size=200)
 

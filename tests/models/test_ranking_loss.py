@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from feast_recsys.bundle.errors import InvalidSettings
-from feast_recsys.models.ranking_loss import ranking_loss
-from feast_recsys.models.wide_deep import WideDeepConfig
+from feast_recsys.models.ranking.loss import ranking_loss
+from feast_recsys.models.ranking.wide_deep import WideDeepConfig
 
 LOGITS = torch.tensor([[0.5, -1.0, 2.0], [1.5, 0.0, 9.0], [0.3, -0.2, 0.1]])
 LIKED = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])

@@ -17,22 +17,23 @@ from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import InvalidSettings
 from feast_recsys.bundle.signature import Role
 from feast_recsys.evaluation.ablations import Ablation, ablations, judge_ranker
-from feast_recsys.evaluation.metrics import auc, log_loss
+from feast_recsys.evaluation.predictions import auc, log_loss
 from feast_recsys.evaluation.protocol import rank
 from feast_recsys.features.repo import Repo
-from feast_recsys.models.calibration import fit_platt
-from feast_recsys.models.candidates import RankingSet
-from feast_recsys.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from feast_recsys.models.data import TrainingData, load_data
-from feast_recsys.models.events import Events, Part
-from feast_recsys.models.loop import Run
-from feast_recsys.models.queries import Queries
-from feast_recsys.models.ranking import score_candidates, train_ranking
-from feast_recsys.models.ranking_setup import RankingCandidates, label_values, ranking_candidates
-from feast_recsys.models.retrieval import train_retrieval
-from feast_recsys.models.tensors import model_tensors
-from feast_recsys.models.two_tower import TwoTowerConfig
-from feast_recsys.models.wide_deep import WideDeep, WideDeepConfig
+from feast_recsys.models.data.events import Events, Part
+from feast_recsys.models.data.queries import Queries
+from feast_recsys.models.data.training_data import TrainingData, load_data
+from feast_recsys.models.inputs.tensors import model_tensors
+from feast_recsys.models.load import load_checkpoint
+from feast_recsys.models.ranking.calibration import fit_platt
+from feast_recsys.models.ranking.candidates import RankingSet
+from feast_recsys.models.ranking.setup import RankingCandidates, label_values, ranking_candidates
+from feast_recsys.models.ranking.train import score_candidates, train_ranking
+from feast_recsys.models.ranking.wide_deep import WideDeep, WideDeepConfig
+from feast_recsys.models.training.checkpoint import Checkpoint, save_checkpoint
+from feast_recsys.models.training.loop import Run
+from feast_recsys.models.two_tower.towers import TwoTowerConfig
+from feast_recsys.models.two_tower.train import train_retrieval
 
 CONFIG = WideDeepConfig(hidden=(16, 8), epochs=2, candidates=20, popular=5, random=5)
 

@@ -20,9 +20,9 @@ from torch import nn
 from torch.nn import functional
 
 from feast_recsys.bundle.errors import CorruptArtifact, InvalidArgument, InvalidSettings
-from feast_recsys.models.ftrl import Ftrl
-from feast_recsys.models.loop import Course, EpochStep, Report, Run, Stateful, train_epochs
-from feast_recsys.models.resume import STATE_FILE, clear_state, load_state, pack, unpack
+from feast_recsys.models.ranking.ftrl import Ftrl
+from feast_recsys.models.training.loop import Course, EpochStep, Report, Run, Stateful, train_epochs
+from feast_recsys.models.training.resume import STATE_FILE, clear_state, load_state, pack, unpack
 
 ITEMS, BATCHES = 20, 4
 

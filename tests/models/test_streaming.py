@@ -19,10 +19,10 @@ from support.shop import build_shop
 from feast_recsys.bundle.columns import Column, DType, FieldStatus
 from feast_recsys.bundle.errors import CorruptArtifact, InvalidArgument
 from feast_recsys.features.streaming import MANIFEST_FILE, JoinedSet, chunk_path, write_chunks
-from feast_recsys.models.data import DataConfig, load_data
-from feast_recsys.models.inputs import InputFitter
-from feast_recsys.models.streaming import BlockShuffle, MappedColumns, MappedTensor, open_joined
-from feast_recsys.models.tensors import model_tensors
+from feast_recsys.models.data.streaming import BlockShuffle, MappedColumns, MappedTensor, open_joined
+from feast_recsys.models.data.training_data import DataConfig, load_data
+from feast_recsys.models.inputs.fitter import InputFitter
+from feast_recsys.models.inputs.tensors import model_tensors
 
 
 def numbered(start: int, end: int) -> pa.Table:

@@ -14,13 +14,14 @@ from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import InvalidArgument
 from feast_recsys.bundle.runtime import load_model
 from feast_recsys.bundle.signature import Role, Side
-from feast_recsys.evaluation.metrics import auc
+from feast_recsys.evaluation.predictions import auc
 from feast_recsys.exporters.export import export_model
-from feast_recsys.models.checkpoint import load_checkpoint, save_checkpoint
-from feast_recsys.models.inputs import KNOTS, quantiles
-from feast_recsys.models.loop import Run
-from feast_recsys.models.tabular import Table, damped_quantiles, table_inputs, table_probabilities, train_table
-from feast_recsys.models.wide_deep import WideDeepConfig
+from feast_recsys.models.inputs.fitter import KNOTS, quantiles
+from feast_recsys.models.load import load_checkpoint
+from feast_recsys.models.ranking.tabular import Table, damped_quantiles, table_inputs, table_probabilities, train_table
+from feast_recsys.models.ranking.wide_deep import WideDeepConfig
+from feast_recsys.models.training.checkpoint import save_checkpoint
+from feast_recsys.models.training.loop import Run
 
 SCHOOLS = ("Bachelors", "HS-grad", "11th")
 JOBS = ("?", "Craft-repair", "Exec-managerial", "Sales")

@@ -20,14 +20,15 @@ from feast_recsys.bundle.signature import Input, Role, to_dict
 from feast_recsys.bundle.tensors import to_tensor
 from feast_recsys.evaluation.protocol import Evaluation, evaluate_recommender, rank, recommend
 from feast_recsys.exporters.export import export_model
-from feast_recsys.models.candidates import RankingSet, retrieved_set
-from feast_recsys.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from feast_recsys.models.data import TrainingData, load_data
-from feast_recsys.models.histories import Histories
-from feast_recsys.models.queries import Queries
-from feast_recsys.models.ranking import train_ranking
-from feast_recsys.models.retrieval import train_retrieval
-from feast_recsys.models.tensors import model_tensors
+from feast_recsys.models.data.histories import Histories
+from feast_recsys.models.data.queries import Queries
+from feast_recsys.models.data.training_data import TrainingData, load_data
+from feast_recsys.models.inputs.tensors import model_tensors
+from feast_recsys.models.load import load_checkpoint
+from feast_recsys.models.ranking.candidates import RankingSet, retrieved_set
+from feast_recsys.models.ranking.train import train_ranking
+from feast_recsys.models.training.checkpoint import Checkpoint, save_checkpoint
+from feast_recsys.models.two_tower.train import train_retrieval
 
 HISTORY_FEATURE = "customer_history:product_ids"
 

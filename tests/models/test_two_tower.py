@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import InvalidSettings
 from feast_recsys.bundle.signature import Input, Role, Side
-from feast_recsys.models.negatives import Columns, sampled_softmax
-from feast_recsys.models.two_tower import TwoTowerConfig, build_ids_two_tower, build_two_tower
+from feast_recsys.models.two_tower.negatives import Columns, sampled_softmax
+from feast_recsys.models.two_tower.towers import TwoTowerConfig, build_ids_two_tower, build_two_tower
 
 CONFIG = TwoTowerConfig(dimension=8, hidden=6)
 ITEM = Input("entity__sku", "entity:sku", Side.ITEM, DType.STRING, default="", vocabulary="sku.json")

@@ -14,9 +14,9 @@ from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import InvalidSettings
 from feast_recsys.bundle.signature import Graph, Input, Role, Side, Signature, Stage
 from feast_recsys.bundle.vocabulary import Vocabulary
-from feast_recsys.models.checkpoint import Checkpoint
-from feast_recsys.models.warm_start import WarmStart, start_from_ranking
-from feast_recsys.models.wide_deep import RETRIEVAL_SCORE, WideDeep, WideDeepConfig
+from feast_recsys.models.ranking.warm_start import WarmStart, start_from_ranking
+from feast_recsys.models.ranking.wide_deep import RETRIEVAL_SCORE, WideDeep, WideDeepConfig
+from feast_recsys.models.training.checkpoint import Checkpoint
 
 TOWN = Input("town", "customer:town", Side.USER, DType.STRING, default="", vocabulary="town.json")
 AGE = Input("age", "customer:age", Side.USER, DType.INT64)

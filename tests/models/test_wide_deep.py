@@ -13,11 +13,11 @@ from torch import Tensor
 from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import InvalidSettings
 from feast_recsys.bundle.signature import Input, Side
-from feast_recsys.models.crosses import PRIME, Cross, KeyRows, KeyTuples, KeyWeights
-from feast_recsys.models.ftrl import Ftrl
-from feast_recsys.models.pieces import PiecewiseLinear
-from feast_recsys.models.ranking_loss import joint_optimizers
-from feast_recsys.models.wide_deep import RETRIEVAL_SCORE, WideDeep, WideDeepConfig, used_inputs
+from feast_recsys.models.inputs.pieces import PiecewiseLinear
+from feast_recsys.models.ranking.crosses import PRIME, Cross, KeyRows, KeyTuples, KeyWeights
+from feast_recsys.models.ranking.ftrl import Ftrl
+from feast_recsys.models.ranking.loss import joint_optimizers
+from feast_recsys.models.ranking.wide_deep import RETRIEVAL_SCORE, WideDeep, WideDeepConfig, used_inputs
 
 TOWN = Input("town", "customer:town", Side.USER, DType.STRING, default="", vocabulary="town.json")
 MEMBER = Input("member", "customer:member", Side.USER, DType.BOOL, default=False)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from feast_recsys.evaluation.relevance import Rows
     from feast_recsys.evaluation.report import ItemMap
     from feast_recsys.features.repo import Repo
-    from feast_recsys.models.checkpoint import Checkpoint
-    from feast_recsys.models.data import TrainingData
+    from feast_recsys.models.data.training_data import TrainingData
+    from feast_recsys.models.training.checkpoint import Checkpoint
 
 MAPPED = 1500  # items on the map: the time that it takes goes with their square
 
@@ -51,8 +51,8 @@ def evaluate(
     from feast_recsys.cli.progress import StepProgress
     from feast_recsys.evaluation.assessment import assess
     from feast_recsys.evaluation.report import render
-    from feast_recsys.models.checkpoint import load_checkpoint
-    from feast_recsys.models.data import DataConfig, load_data
+    from feast_recsys.models.data.training_data import DataConfig, load_data
+    from feast_recsys.models.load import load_checkpoint
 
     torch.set_num_threads(1)
     repo = location.open()

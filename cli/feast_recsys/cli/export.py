@@ -118,7 +118,7 @@ class _How:
 
 def _checkpoint(location: Location, name: str, output: Path | None, how: _How) -> tuple[Path, Signature]:
     from feast_recsys.exporters.export import export_model
-    from feast_recsys.models.checkpoint import load_checkpoint
+    from feast_recsys.models.load import load_checkpoint
 
     settings = location.settings()
     loaded = load_checkpoint(location.folder / settings.checkpoints / name)

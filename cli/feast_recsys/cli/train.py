@@ -16,8 +16,8 @@ from feast_recsys.cli.location import Location, choose
 if TYPE_CHECKING:
     from feast_recsys.evaluation.protocol import Evaluation
     from feast_recsys.features.repo import Repo
-    from feast_recsys.models.devices import Precision
-    from feast_recsys.models.loop import Run
+    from feast_recsys.models.training.devices import Precision
+    from feast_recsys.models.training.loop import Run
 
 
 @click.command()
@@ -80,8 +80,8 @@ def train(
     import torch
 
     from feast_recsys.cli.progress import StepProgress
-    from feast_recsys.models.distributed import torchrun_world
-    from feast_recsys.models.loop import Run
+    from feast_recsys.models.training.distributed import torchrun_world
+    from feast_recsys.models.training.loop import Run
 
     torch.set_num_threads(threads)
     repo = location.open()
@@ -109,11 +109,11 @@ def train(
 def _train(repo: Repo, name: str, run: Run, joined: Path | None) -> Evaluation | None:
     """Trains, measures and keeps the models; None in all processes but the first."""
     from feast_recsys.evaluation.protocol import evaluate_recommender
-    from feast_recsys.models.checkpoint import save_checkpoint
-    from feast_recsys.models.data import DataConfig, load_data
-    from feast_recsys.models.distributed import World
-    from feast_recsys.models.families import train_family, train_ranker
-    from feast_recsys.models.resume import clear_state
+    from feast_recsys.models.data.training_data import DataConfig, load_data
+    from feast_recsys.models.train import train_family, train_ranker
+    from feast_recsys.models.training.checkpoint import save_checkpoint
+    from feast_recsys.models.training.distributed import World
+    from feast_recsys.models.training.resume import clear_state
 
     if not run.world.is_first:
         run.world.of_first(0.0)  # the first process joins, the others find what it has written

@@ -9,25 +9,20 @@ from typing import Any, Literal
 import numpy as np
 
 from feast_recsys.bundle.progress import SILENT, Reporter
-from feast_recsys.evaluation.metrics import (
-    Interval,
-    auc,
-    bootstrap_interval,
-    expected_calibration_error,
-    log_loss,
-    ndcg_at,
-)
+from feast_recsys.evaluation.intervals import Interval, bootstrap_interval
+from feast_recsys.evaluation.metrics import ndcg_at
+from feast_recsys.evaluation.predictions import auc, expected_calibration_error, log_loss
 from feast_recsys.evaluation.protocol import CUT, rank
 from feast_recsys.evaluation.relevance import Relevant
 from feast_recsys.features.repo import Repo
-from feast_recsys.models.candidates import RankingSet
-from feast_recsys.models.checkpoint import Checkpoint
-from feast_recsys.models.data import DataConfig, TrainingData, load_data
-from feast_recsys.models.loop import Run
-from feast_recsys.models.ranking import train_ranking
-from feast_recsys.models.ranking_setup import ranking_candidates
-from feast_recsys.models.warm_start import start_width
-from feast_recsys.models.wide_deep import WideDeepConfig
+from feast_recsys.models.data.training_data import DataConfig, TrainingData, load_data
+from feast_recsys.models.ranking.candidates import RankingSet
+from feast_recsys.models.ranking.setup import ranking_candidates
+from feast_recsys.models.ranking.train import train_ranking
+from feast_recsys.models.ranking.warm_start import start_width
+from feast_recsys.models.ranking.wide_deep import WideDeepConfig
+from feast_recsys.models.training.checkpoint import Checkpoint
+from feast_recsys.models.training.loop import Run
 
 NAMES: Mapping[str, Literal["both", "wide", "deep"]] = {"wide & deep": "both", "wide": "wide", "deep": "deep"}
 

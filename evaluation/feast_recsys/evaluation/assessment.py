@@ -15,15 +15,9 @@ import numpy as np
 from feast_recsys.bundle.progress import SILENT, Reporter
 from feast_recsys.evaluation.exposure import coverage, exposures, gini, lorenz
 from feast_recsys.evaluation.full_ranking import Scores, measure, rank_users
-from feast_recsys.evaluation.metrics import (
-    Interval,
-    Reliability,
-    auc_per_user,
-    bootstrap_interval,
-    mean,
-    paired_interval,
-    reliability,
-)
+from feast_recsys.evaluation.intervals import Interval, bootstrap_interval, paired_interval
+from feast_recsys.evaluation.metrics import mean
+from feast_recsys.evaluation.predictions import Reliability, auc_per_user, reliability
 from feast_recsys.evaluation.protocol import (
     RankingQuality,
     choose_baselines,
@@ -34,12 +28,12 @@ from feast_recsys.evaluation.protocol import (
 )
 from feast_recsys.evaluation.relevance import Hits, Mask, Relevant, Rows, Values
 from feast_recsys.evaluation.slices import item_slices, recall_within, user_slices
-from feast_recsys.models.candidates import RankingSet
-from feast_recsys.models.checkpoint import Checkpoint
-from feast_recsys.models.data import TrainingData
-from feast_recsys.models.events import Part
-from feast_recsys.models.histories import Histories, from_lists
-from feast_recsys.models.scoring import best, is_liked, score_catalogue
+from feast_recsys.models.data.events import Part
+from feast_recsys.models.data.histories import Histories, from_lists
+from feast_recsys.models.data.training_data import TrainingData
+from feast_recsys.models.ranking.candidates import RankingSet
+from feast_recsys.models.retrieval.scoring import best, is_liked, score_catalogue
+from feast_recsys.models.training.checkpoint import Checkpoint
 
 CUTS = (5, 10, 20, 50)
 SHOWN = 10  # length of a list that a person sees

@@ -16,7 +16,7 @@ from feast_recsys.bundle.errors import InvalidArgument
 from feast_recsys.bundle.progress import SILENT, Reporter
 from feast_recsys.evaluation.metrics import top_k
 from feast_recsys.evaluation.relevance import Hits, Relevant, Rows, Values
-from feast_recsys.models.histories import Histories
+from feast_recsys.models.data.histories import Histories
 
 Scores = npt.NDArray[np.float32]
 

@@ -20,36 +20,27 @@ from torch import nn
 from feast_recsys.bundle.progress import SILENT, Reporter
 from feast_recsys.bundle.signature import Role
 from feast_recsys.evaluation.full_ranking import Scorer
-from feast_recsys.evaluation.metrics import (
-    Interval,
-    Relevant,
-    auc,
-    bootstrap_interval,
-    expected_calibration_error,
-    log_loss,
-    mean,
-    ndcg_at,
-    paired_interval,
-    recall_at,
-    top_k,
-)
-from feast_recsys.models.candidates import RankingSet, retrieved_set
-from feast_recsys.models.checkpoint import Checkpoint
+from feast_recsys.evaluation.intervals import Interval, bootstrap_interval, paired_interval
+from feast_recsys.evaluation.metrics import mean, ndcg_at, recall_at, top_k
+from feast_recsys.evaluation.predictions import auc, expected_calibration_error, log_loss
+from feast_recsys.evaluation.relevance import Relevant
 from feast_recsys.models.collaborative.als import AlsConfig, fit_als
 from feast_recsys.models.collaborative.ease import EaseConfig, fit_ease
 from feast_recsys.models.collaborative.item_knn import ItemKnnConfig, fit_item_knn
 from feast_recsys.models.collaborative.popularity import PopularityConfig, fit_popularity
 from feast_recsys.models.collaborative.shared import Model
 from feast_recsys.models.collaborative.tuning import Contender, tune
-from feast_recsys.models.data import TrainingData
-from feast_recsys.models.events import Part
-from feast_recsys.models.histories import Histories, from_lists
-from feast_recsys.models.loop import Run
-from feast_recsys.models.queries import Queries
-from feast_recsys.models.ranking import score_candidates
-from feast_recsys.models.scoring import seen_mask
-from feast_recsys.models.tensors import ModelTensors, model_tensors
-from feast_recsys.models.wide_deep import WideDeep
+from feast_recsys.models.data.events import Part
+from feast_recsys.models.data.histories import Histories, from_lists
+from feast_recsys.models.data.queries import Queries
+from feast_recsys.models.data.training_data import TrainingData
+from feast_recsys.models.inputs.tensors import ModelTensors, model_tensors
+from feast_recsys.models.ranking.candidates import RankingSet, retrieved_set
+from feast_recsys.models.ranking.train import score_candidates
+from feast_recsys.models.ranking.wide_deep import WideDeep
+from feast_recsys.models.retrieval.scoring import seen_mask
+from feast_recsys.models.training.checkpoint import Checkpoint
+from feast_recsys.models.training.loop import Run
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -1,7 +1,7 @@
 """Training sets larger than memory: features joined chunk by chunk into Arrow files.
 
 A folder of `joined.json` and one Arrow IPC file a chunk, uncompressed, so that readers map it into memory and take
-rows from where they lie. `models.streaming` is the reader.
+rows from where they lie. `models.data.streaming` is the reader.
 """
 
 from __future__ import annotations

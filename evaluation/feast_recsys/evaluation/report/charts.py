@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from feast_recsys.evaluation.metrics import Interval, Reliability
+from feast_recsys.evaluation.intervals import Interval
+from feast_recsys.evaluation.predictions import Reliability
 from feast_recsys.evaluation.report.svg import Scale, circle, colour, frame, line, path, picture, rect, text
 
 WIDTH, HEIGHT = 640, 400

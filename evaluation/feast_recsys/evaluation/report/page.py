@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from feast_recsys.evaluation.assessment import EXTRA, Assessment, label
-from feast_recsys.evaluation.metrics import Interval
+from feast_recsys.evaluation.intervals import Interval
 from feast_recsys.evaluation.report import charts
 from feast_recsys.evaluation.report.style import CSS
 from feast_recsys.evaluation.report.svg import COLOURS

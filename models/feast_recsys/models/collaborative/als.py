@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from feast_recsys.bundle.errors import InvalidArgument
 from feast_recsys.models.collaborative.implicit_library import fit_with_library
 from feast_recsys.models.collaborative.shared import (
-    counted,
     log_popularity,
     require,
     same_catalogue,
@@ -23,9 +22,10 @@ from feast_recsys.models.collaborative.shared import (
     tail,
     vectors_with_tail,
 )
-from feast_recsys.models.encoders import Encoders, HistoryEncoder, ItemVectors
-from feast_recsys.models.histories import Floats, Histories
-from feast_recsys.models.loop import Run
+from feast_recsys.models.data.histories import Floats, Histories
+from feast_recsys.models.retrieval.bags import distinct
+from feast_recsys.models.retrieval.encoders import Encoders, HistoryEncoder, ItemVectors
+from feast_recsys.models.training.loop import Run
 
 Doubles = npt.NDArray[np.float64]
 
@@ -135,15 +135,15 @@ class FoldIn(HistoryEncoder):
 
     def forward(self, history: Tensor, ratings: Tensor | None = None) -> Tensor:
         """[B, d + 2]."""
-        known = counted(history)
-        z = self.table(history)  # [B, L, d]
+        rows, known, places = distinct(history)
+        z = self.table(rows)  # [B, L, d]
         across = z.transpose(1, 2)  # [B, d, L]
         extra = (self.alpha * known.to(z.dtype)).unsqueeze(1)  # [B, 1, L], c - 1
         if self.takes_ratings:
             assert ratings is not None
             # The shorter of two lists that should be parallel ends the other: a rating that is missing is 0.
             missing = torch.zeros_like(history, dtype=ratings.dtype)
-            beside = torch.cat([ratings, missing], -1)[:, : history.shape[1]]
+            beside = torch.cat([ratings, missing], -1)[:, : history.shape[1]].gather(1, places)
             extra = extra * torch.minimum(beside.clamp(min=0.0), self.top_rating).unsqueeze(1)
         residual = (extra + known.unsqueeze(1)) @ z  # [B, 1, d]
         direction, solution = residual, torch.zeros_like(residual)

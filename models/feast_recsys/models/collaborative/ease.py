@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from feast_recsys.bundle.errors import InvalidSettings
 from feast_recsys.models.collaborative.shared import (
     compare,
-    counted,
     log_popularity,
     require,
     same_catalogue,
@@ -25,9 +24,10 @@ from feast_recsys.models.collaborative.shared import (
     tail,
     vectors_with_tail,
 )
-from feast_recsys.models.encoders import Encoders, HistoryEncoder, ItemVectors
-from feast_recsys.models.histories import Floats, Histories
-from feast_recsys.models.loop import Run
+from feast_recsys.models.data.histories import Floats, Histories
+from feast_recsys.models.retrieval.bags import distinct
+from feast_recsys.models.retrieval.encoders import Encoders, HistoryEncoder, ItemVectors
+from feast_recsys.models.training.loop import Run
 
 _FAINT = 1e-6  # a column that carries nothing
 LARGEST = 20_000  # items: the fit then holds three matrices of 3.2 GB
@@ -121,8 +121,8 @@ class HistorySum(HistoryEncoder):
 
     def forward(self, history: Tensor, ratings: Tensor | None = None) -> Tensor:
         """[B, r + 2]."""
-        known = counted(history)
-        total = known.to(torch.float32).unsqueeze(1) @ self.table(history)  # [B, 1, r]
+        rows, known, _ = distinct(history)
+        total = known.to(torch.float32).unsqueeze(1) @ self.table(rows)  # [B, 1, r]
         return torch.cat([total.squeeze(1), tail(known)], -1)
 
 

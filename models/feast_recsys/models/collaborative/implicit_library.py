@@ -9,8 +9,8 @@ import numpy as np
 from scipy import sparse
 
 from feast_recsys.bundle.errors import InvalidArgument, JobFailed
-from feast_recsys.models.histories import Floats
-from feast_recsys.models.loop import Run
+from feast_recsys.models.data.histories import Floats
+from feast_recsys.models.training.loop import Run
 
 
 def fit_with_library(module: str, name: str, matrix: Any, run: Run, **options: Any) -> tuple[Floats, Floats]:

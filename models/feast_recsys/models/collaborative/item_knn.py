@@ -21,9 +21,9 @@ from feast_recsys.models.collaborative.shared import (
     stand_in,
     tail,
 )
-from feast_recsys.models.encoders import Encoders, HistoryEncoder, ItemVectors
-from feast_recsys.models.histories import Floats, Histories, Ints
-from feast_recsys.models.loop import Run
+from feast_recsys.models.data.histories import Floats, Histories, Ints
+from feast_recsys.models.retrieval.encoders import Encoders, HistoryEncoder, ItemVectors
+from feast_recsys.models.training.loop import Run
 
 LARGEST = 8192  # items that can be served: the item vectors are as wide as the catalogue, 268 MB there
 _BLOCK = 1024  # items whose similarities are computed at once

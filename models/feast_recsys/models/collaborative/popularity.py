@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from feast_recsys.models.collaborative.shared import log_popularity, same_catalogue
-from feast_recsys.models.encoders import Encoders, HistoryEncoder, ItemVectors
-from feast_recsys.models.histories import Floats, Histories
-from feast_recsys.models.loop import Run
+from feast_recsys.models.data.histories import Floats, Histories
+from feast_recsys.models.retrieval.encoders import Encoders, HistoryEncoder, ItemVectors
+from feast_recsys.models.training.loop import Run
 
 
 @dataclass(frozen=True)

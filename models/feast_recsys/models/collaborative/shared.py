@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from feast_recsys.bundle.errors import InvalidArgument, InvalidSettings
-from feast_recsys.models.encoders import Encoders
-from feast_recsys.models.histories import Floats, Histories, Ints
+from feast_recsys.models.data.histories import Floats, Histories, Ints
+from feast_recsys.models.retrieval.encoders import Encoders
 
 UNKNOWN = -1000.0  # bias of items that a model knows nothing about: far below any score of known ones
 SAMPLE = 1000  # users from whom a served form is compared with the exact one
@@ -98,18 +98,6 @@ def stand_in(scores: Any, part: Histories, popularity: Floats) -> Floats:
     filled = np.asarray(scores, np.float32)
     filled[part.lengths == 0] = popularity
     return filled
-
-
-def counted(history: Tensor) -> Tensor:
-    """[B, L] bool: known items, each where it stands first; later copies and padding don't count.
-
-    Args:
-        history: [B, L] int64 rows, 0 for padding.
-    """
-    place = torch.arange(history.shape[1])
-    earlier = place.unsqueeze(0) < place.unsqueeze(1)  # [L, L]: column before row
-    copies = (history.unsqueeze(2) == history.unsqueeze(1)) & earlier
-    return (history != 0) & ~copies.any(-1)
 
 
 def tail(known: Tensor) -> Tensor:

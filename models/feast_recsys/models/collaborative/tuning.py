@@ -11,8 +11,8 @@ import numpy as np
 
 from feast_recsys.bundle.errors import InvalidArgument
 from feast_recsys.models.collaborative.shared import Model
-from feast_recsys.models.histories import Histories
-from feast_recsys.models.loop import Run
+from feast_recsys.models.data.histories import Histories
+from feast_recsys.models.training.loop import Run
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Autoencoders of users' histories: for ratings (deep), and for top-N recommendation (multinomial)."""

@@ -1,0 +1,1 @@
+"""What training learns from: interactions, the moments at which users ask, their histories, and features as of then."""

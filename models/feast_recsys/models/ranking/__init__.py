@@ -1,0 +1,1 @@
+"""Wide & Deep ranking: crosses and tower, candidates to learn from, optimisers, calibration, warm start."""
