@@ -16,14 +16,14 @@ from models_page import models_page
 from pydantic import BaseModel
 
 from feast_recsys.cli.main import COMMANDS, cli
-from feast_recsys.features import settings
+from feast_recsys.features import index_settings, settings, source_settings
 from feast_recsys.server.call import FRESH_UNAVAILABLE, SEEN_UNKNOWN
 from feast_recsys.server.families import BUNDLE_AGE, BUNDLE_AS_OF, FAMILIES
 from feast_recsys.server.reads import STORE_UNAVAILABLE
 from feast_recsys.server.tally import BUCKETS, Family
 
 LABELS = {
-    "rpc": {"`Retrieve`, `Rank`, `Recommend`": "the call"},
+    "rpc": {"`Retrieve`, `BatchRetrieve`, `Rank`, `Recommend`": "the call"},
     "recommender": {"": "its name in the settings; empty where the request named none that exists"},
     "code": {"": "gRPC's status code of the answer, `OK` or the error's"},
     "feature": {"": "Feast reference, `view:feature`"},
@@ -33,11 +33,12 @@ LABELS = {
         "`candidates`": "ids of Rank to rows of the catalogue",
         "`user`": "what was still to wait for the online store, decoding, defaults",
         "`filter`": "filter and exclusions of the request",
-        "`encode`": "the query encoder",
-        "`search`": "seen items, and the index",
+        "`encode`": "the query encoders",
+        "`search`": "seen items, the indexes, and the merge of several sources",
         "`fresh`": "item features of views tagged `recsys/freshness: online`",
         "`gather`": "item features from the catalogue, and the request's own",
         "`rank`": "the ranker",
+        "`rerank`": "diversity, caps and pinned items",
     },
     "status": {
         "`NULL_VALUE`": "the store holds null",
@@ -49,6 +50,10 @@ LABELS = {
         f"`{STORE_UNAVAILABLE}`": "the user could not be read; defaults stand in",
         f"`{SEEN_UNKNOWN}`": "so seen items could not be left out",
         f"`{FRESH_UNAVAILABLE}`": "fresh item features could not be read; the snapshot's stand in",
+    },
+    "result": {
+        "`hit`": "what it lets pass was kept",
+        "`miss`": "it was evaluated over the catalogue",
     },
     "kind": {
         "`error`": "the store, or the way to it, failed",
@@ -86,7 +91,12 @@ def configuration_page() -> str:
         ("recsys.interactions", settings.Interactions),
         ("recsys.recommenders.NAME", settings.Recommender),
         ("recsys.recommenders.NAME.retrieval", settings.Retrieval),
+        ("recsys.recommenders.NAME.retrieval.index", index_settings.MeasuredIndex),
+        ("recsys.recommenders.NAME.retrieval.index, with `kind`", index_settings.FixedIndex),
+        ("recsys.recommenders.NAME.sources[N]", source_settings.Source),
         ("recsys.recommenders.NAME.ranking", settings.Ranking),
+        ("recsys.recommenders.NAME.reranking", settings.Reranking),
+        ("recsys.recommenders.NAME.reranking.caps[N]", settings.Cap),
         ("recsys.serving", settings.Serving),
     )
     for path, section in sections:
@@ -156,7 +166,7 @@ def _type(annotation: object) -> str:
     if origin is typing.Literal:
         return " or ".join(f"`{a}`" for a in arguments)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_type(a) for a in arguments if a is not type(None))
+        return " or ".join(dict.fromkeys(_type(a) for a in arguments if a is not type(None)))
     if origin is tuple:
         inner = [a for a in arguments if a is not Ellipsis]
         return f"list of {_type(inner[0])}" if len(inner) == 1 else f"pair of {_type(inner[0])}"

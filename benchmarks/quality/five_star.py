@@ -22,7 +22,8 @@ from benchmarks.quality.study import MINUTES, Options, Study
 
 from feast_recsys.evaluation.full_ranking import Scorer, means, measure, rank_users
 from feast_recsys.evaluation.relevance import Relevant
-from feast_recsys.models.autoencoders.multinomial import MultDaeConfig, MultVaeConfig, fit_mult_dae, fit_mult_vae
+from feast_recsys.models.autoencoders.multinomial import MultDaeConfig, MultVaeConfig
+from feast_recsys.models.autoencoders.multinomial_training import fit_mult_dae, fit_mult_vae
 from feast_recsys.models.collaborative.als import AlsConfig, fit_als
 from feast_recsys.models.collaborative.bpr import BprConfig, fit_bpr
 from feast_recsys.models.collaborative.ease import EaseConfig, fit_ease
@@ -44,7 +45,7 @@ BASELINES = {
         {"regularization": (100.0, 200.0, 300.0, 400.0, 500.0, 600.0, 750.0, 900.0, 1100.0, 1400.0, 1700.0, 2000.0)},
     ),
     "ALS": Contender(
-        fit_als, AlsConfig, {"factors": (48, 64, 96), "regularization": (30.0, 100.0), "alpha": (5.0, 10.0)}
+        fit_als, AlsConfig, {"factors": (64, 96), "regularization": (50.0, 100.0, 200.0), "alpha": (10.0, 20.0)}
     ),
     "BPR": Contender(
         fit_bpr,

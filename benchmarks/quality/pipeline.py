@@ -1,7 +1,7 @@
 """Both stages on MovieLens 100K, end to end: what `make demo` trains, with several seeds.
 
-The repository of the demo is copied into DIR/movielens-repo, with its data, and trained there as `feast-recsys train`
-does. Every row of a seed comes from one training; intervals over users are those of `feast-recsys evaluate`.
+The repository of the demo is copied into DIR/movielens-repo, with its data, and trained there as `feast-recsys train
+--refit` does. Every row of a seed comes from one training; intervals over users are those of `feast-recsys evaluate`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from benchmarks.quality.study import MINUTES, Options, Study
 
 from feast_recsys.evaluation.protocol import Evaluation, evaluate_recommender
 from feast_recsys.features.repo import open_repo
-from feast_recsys.models.data.training_data import load_data
+from feast_recsys.models.data.training_data import DataConfig, load_data
+from feast_recsys.models.refit import refit_ranker, refit_retrieval
 from feast_recsys.models.train import train_family, train_ranker
 from feast_recsys.models.training.loop import Run
 
@@ -66,9 +67,11 @@ def _trained(folder: Path, seed: int) -> tuple[Evaluation, float]:
     repo = open_repo(folder)
     [name] = repo.settings.recommenders
     began = time.monotonic()
-    data = load_data(repo, name)
-    retrieval = train_family(repo, name, data=data, run=Run(seed=seed))
-    ranking = train_ranker(repo, name, retrieval, data=data, run=Run(seed=seed))
+    data, run = load_data(repo, name, DataConfig(refit=True)), Run(seed=seed)
+    retrieval = train_family(repo, name, data=data, run=run)
+    ranking = train_ranker(repo, name, retrieval, data=data, run=run)
+    retrieval = refit_retrieval(retrieval, data, run)
+    ranking = refit_ranker(ranking, retrieval, data, run)
     minutes = (time.monotonic() - began) / 60
     return evaluate_recommender(data, retrieval, ranking, seed=seed), minutes
 

@@ -21,7 +21,8 @@ import pandas as pd
 from benchmarks.quality.study import MINUTES, Options, Study
 
 from feast_recsys.bundle.errors import CorruptArtifact
-from feast_recsys.models.autoencoders.deep import DeepAutoencoderConfig, fit_deep_autoencoder, predict
+from feast_recsys.models.autoencoders.deep import DeepAutoencoderConfig
+from feast_recsys.models.autoencoders.deep_training import fit_deep_autoencoder, predict
 from feast_recsys.models.data.histories import Floats, Histories, Ints
 from feast_recsys.models.retrieval.encoders import Encoders
 from feast_recsys.models.training.loop import Run
@@ -35,9 +36,13 @@ FACTORS = (10, 20)
 PENALTIES = (4.0, 6.0, 8.0, 12.0)
 SWEEPS = 15
 BY_USER = DeepAutoencoderConfig()
-BY_ITEM = DeepAutoencoderConfig(
-    layers=(256,), activation="sigmoid", input_dropout=0.0, code_dropout=0.5, weight_decay=0.3, learning_rate=2e-3
+DEEP = DeepAutoencoderConfig(
+    layers=(256, 128, 256), activation="elu", normalise=False, presence=False, weight_decay=3.0, epochs=40
 )
+BY_ITEM = DeepAutoencoderConfig(
+    layers=(256,), activation="sigmoid", normalise=False, presence=False, input_dropout=0.0, code_dropout=0.5,
+    weight_decay=0.3, learning_rate=2e-3, epochs=40,
+)  # fmt: skip
 
 Doubles = npt.NDArray[np.float64]
 
@@ -75,12 +80,14 @@ def study(options: Options) -> Study:
     """Rows of the rating table."""
     folder = options.data / "ml-100k"
     _read(folder)
-    user, item = (replace(config, epochs=2) if options.small else config for config in (BY_USER, BY_ITEM))
+    configs = (BY_USER, DEEP, BY_ITEM)
+    user, deep, item = (replace(config, epochs=2) if options.small else config for config in configs)
     rows = {
         "mean of all": partial(_global, folder),
         "user and item means": partial(_means, folder),
         "matrix factorisation (ALS)": partial(_als, folder, options.small),
-        "DeepRecommender (by user)": partial(_autoencoder, folder, (user,), (False,)),
+        "DeepRecommender (by user)": partial(_autoencoder, folder, (deep,), (False,)),
+        "autoencoder (by user)": partial(_autoencoder, folder, (user,), (False,)),
         "autoencoder (by item)": partial(_autoencoder, folder, (item,), (True,)),
         "mean of both autoencoders": partial(_autoencoder, folder, (user, item), (False, True)),
     }
@@ -91,7 +98,7 @@ def study(options: Options) -> Study:
         metrics=("rmse", "mae"),
         facts={
             "checksums": {WHEEL: SHA256},
-            "settings": {"by user": asdict(user), "by item": asdict(item)},
+            "settings": {"DeepRecommender": asdict(deep), "by user": asdict(user), "by item": asdict(item)},
             "searched": {"damping": DAMPINGS, "factors": FACTORS, "penalty": PENALTIES},
             "chosen by": "RMSE on validation: means and ALS, and the number of epochs, for each seed; the other "
             "hyperparameters on seed 0",

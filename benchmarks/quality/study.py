@@ -22,6 +22,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "quality"
 SEEDS = (0, 1, 2, 3, 4)
 MINUTES = "minutes"
@@ -102,7 +104,7 @@ def run(study: Study, options: Options, *, folder: Path = RESULTS, say: Callable
             broken = [key for key, value in metrics.items() if not math.isfinite(value)]
             if broken:
                 raise ValueError(f"{study.name}: {name}, seed {seed}: {', '.join(broken)} is not finite")
-            _keep(path, study, name, seed, {"metrics": metrics, "minutes": round(minutes, 3), "at": _now()})
+            _keep(path, study, name, seed, result_of(metrics, minutes))
             shown = ", ".join(f"{key} {metrics[key]:.4f}" for key in study.metrics if key in metrics)
             say(f"{study.name}: {name}, seed {seed}: {shown} ({minutes:.1f} min)")
     return path
@@ -114,6 +116,13 @@ def read(path: Path) -> dict[str, Any]:
         return {"rows": {}}
     document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return document
+
+
+def result_of(metrics: Mapping[str, float], minutes: float) -> dict[str, Any]:
+    """What the file keeps of one row at one seed; with the machine, for seeds may be run on several."""
+    found = machine()
+    on = f"{found['cores']} cores" + (f", {found['gpu']}" if "gpu" in found else "")
+    return {"metrics": dict(metrics), "minutes": round(minutes, 3), "at": _now(), "on": on}
 
 
 def _keep(path: Path, study: Study, row: str, seed: int, result: Mapping[str, Any]) -> None:
@@ -139,12 +148,15 @@ def _keep(path: Path, study: Study, row: str, seed: int, result: Mapping[str, An
 
 def machine() -> dict[str, Any]:
     """What the figures were computed with."""
-    return {
+    found: dict[str, Any] = {
         "processor": platform.machine(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "versions": {name: found for name in LIBRARIES if (found := _version(name)) is not None},
+        "versions": {name: known for name in LIBRARIES if (known := _version(name)) is not None},
     }
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
 
 
 def _version(library: str) -> str | None:

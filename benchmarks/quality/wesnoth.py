@@ -58,7 +58,6 @@ def study(options: Options) -> Study:
         title="Wesnoth's music: 33 tracks left out in turn, AUC over scenarios, mean over tracks",
         rows=rows,
         metrics=("auc", "auc se over tracks"),
-        once=frozenset({"mean factor", "linear on pooled bands"}),
         facts={
             "checksums": dict(_data(folder).checksums), "log-mel": asdict(SOUND), "factors": asdict(FACTORS),
             "network": asdict(network), "ridge penalty": PENALTY, "seconds of a track": SECONDS,

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from feast_recsys.bundle.columns import Column, DType
 from feast_recsys.bundle.errors import InvalidArgument
-from feast_recsys.bundle.filters import Comparison, Compound, evaluate, parse_filter
+from feast_recsys.bundle.filter_plan import evaluate
+from feast_recsys.bundle.filters import Comparison, Compound, parse_filter
 from feast_recsys.bundle.snapshot import open_snapshot, write_snapshot
 
 # Small pools, so that operands meet values; the large integers are those that a float64 can't tell apart.
 POOLS = {
     DType.INT64: [0, 1, 2, -3, 2**53, 2**53 + 1, -(2**63), 2**63 - 1],
-    DType.FLOAT32: [0.0, 0.5, -1.5, float(np.float32(3.4e38)), float(np.float32(0.1))],
+    DType.FLOAT32: [0.0, -0.0, 0.5, -1.5, float(np.float32(3.4e38)), float(np.float32(0.1))],
     DType.BOOL: [True, False],
     DType.STRING: ["", "a", "b", "ab", "é", "Z"],
 }

@@ -103,6 +103,22 @@ def test_filter_and_rank_piped(shop: Shop, address: str) -> None:
     assert {i["item_id"] for i in json.loads(piped.stdout)["items"]} == set(ids)
 
 
+def test_caps_pinned_and_blocked_items(shop: Shop, address: str) -> None:
+    user = list(shop.section_of_customer)[2]
+    wide = ("--top-k", "12", "--candidates", "60", "--include-seen")
+    plain = [i["item_id"] for i in ask(shop, address, "recommend", user, *wide)["items"]]
+    one_each = ("--cap", "product_profile:section=1")
+    capped = [i["item_id"] for i in ask(shop, address, "recommend", user, *wide, *one_each)["items"]]
+    assert sorted(shop.section_of_product[i] for i in capped) == sorted(set(shop.section_of_product.values()))
+    ranked = [i["item_id"] for i in ask(shop, address, "rank", user, *plain, *one_each)["items"]]
+    assert len(ranked) == len({shop.section_of_product[i] for i in plain})
+    moved = ("--pin", plain[5], "--block", plain[0], "--relevance-weight", "1")
+    answer = [i["item_id"] for i in ask(shop, address, "recommend", user, *wide, *moved)["items"]]
+    assert answer[:11] == [plain[5], *plain[1:5], *plain[6:]]
+    refused = invoke(shop, "rank", "--user", user, "--address", address, *plain, "--cap", "section", exit_code=2)
+    assert "--cap 'section' must read VIEW:FEATURE=N" in refused
+
+
 def test_a_stranger_is_served(shop: Shop, address: str) -> None:
     stranger = STRANGER[_ids(shop)]
     answer = ask(shop, address, "recommend", stranger)

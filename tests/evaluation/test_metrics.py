@@ -20,7 +20,15 @@ from feast_recsys.evaluation.metrics import (
     reciprocal_rank,
     top_k,
 )
-from feast_recsys.evaluation.predictions import auc, auc_per_user, expected_calibration_error, log_loss, mae, rmse
+from feast_recsys.evaluation.predictions import (
+    auc,
+    auc_per_user,
+    expected_calibration_error,
+    log_loss,
+    mae,
+    rmse,
+    value_reliability,
+)
 from feast_recsys.evaluation.relevance import Relevant
 
 # User 0 likes 1, 3, 8 and gets hits at ranks 2 and 4; user 1 likes 5 and gets it first; user 2 has no relevant
@@ -248,6 +256,28 @@ def test_rating_errors_by_hand():
     labels, predictions = np.array([1.0, 4.0, 5.0]), np.array([2.0, 4.0, 3.0], np.float32)
     assert rmse(labels, predictions) == pytest.approx(math.sqrt(5 / 3))
     assert mae(labels, predictions) == 1.0
+
+
+@given(st.integers(0, 99))
+def test_a_weight_counts_like_so_many_rows(seed):
+    random = np.random.default_rng(seed)
+    labels, p, weights = random.integers(0, 2, 9), random.random(9), random.integers(0, 4, 9)
+    if not weights.any():
+        return
+    repeated = np.repeat(np.arange(9), weights)
+    assert log_loss(labels, p, weights) == pytest.approx(log_loss(labels[repeated], p[repeated]))
+
+
+@pytest.mark.parametrize("weights", [[0.0, 0.0], [1.0, -1.0], [1.0]])
+def test_weights_that_weigh_nothing_are_refused(weights):
+    with pytest.raises(InvalidArgument):
+        log_loss(np.array([0, 1]), np.array([0.5, 0.5]), np.array(weights))
+
+
+def test_values_are_compared_bin_by_bin_in_their_own_unit():
+    points = value_reliability(np.array([0, 4, 0, 60]), np.array([1.0, 2.0, 10.0, 30.0]), bins=2)
+    assert (points.predicted.tolist(), points.observed.tolist(), points.counts.tolist()) == ([1.5, 20], [2, 30], [2, 2])
+    assert points.error == pytest.approx(5.25)
 
 
 @pytest.mark.parametrize("metric", [auc, log_loss, expected_calibration_error, rmse, mae])

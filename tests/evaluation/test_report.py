@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -10,12 +11,13 @@ import numpy as np
 import pytest
 
 from feast_recsys.bundle.errors import InvalidArgument
-from feast_recsys.evaluation.assessment import Assessment, Exposure, RankerQuality, SliceQuality
+from feast_recsys.evaluation.ablations import Ablation
+from feast_recsys.evaluation.assessment import Assessment, Exposure, SliceQuality
 from feast_recsys.evaluation.intervals import Interval
 from feast_recsys.evaluation.item_map import layout, principal_components
 from feast_recsys.evaluation.over_seeds import over_seeds, summarize
-from feast_recsys.evaluation.predictions import reliability
-from feast_recsys.evaluation.protocol import judge
+from feast_recsys.evaluation.predictions import reliability, value_reliability
+from feast_recsys.evaluation.ranker import RankerQuality, judge, judge_values, odds
 from feast_recsys.evaluation.report import ItemMap, render
 from feast_recsys.evaluation.report.page import headline
 from feast_recsys.evaluation.report.svg import Scale
@@ -156,6 +158,57 @@ def test_over_seeds_by_hand(found):
     told = summarize([1.0, 2.0, 3.0])
     assert (told.mean, told.deviation, told.n) == (2, 1, 3)
     assert told.high - told.mean == pytest.approx(4.302653 / np.sqrt(3), rel=1e-5)
-    assert over_seeds([found, found])["rank"]["ndcg@10"].deviation == 0
+    assert told.values == (1, 2, 3)
+    alike = over_seeds({4: found, 7: found})
+    assert alike.seeds == (4, 7)
+    assert alike.metrics["rank"]["ndcg@10"].deviation == 0
+    assert alike.gains["retrieve"].mean == pytest.approx(0.1)
+    assert alike.ranker["auc"].values == (found.ranker.pooled.auc,) * 2
     with pytest.raises(InvalidArgument, match="compare like with like"):
-        over_seeds([found, replace(found, users=3)])
+        over_seeds({0: found, 1: replace(found, users=3)})
+
+
+def test_one_seed_has_no_deviation_and_json_says_so(found):
+    document = over_seeds({0: found}).to_dict()
+    assert document["metrics"]["rank"]["ndcg@10"]["deviation"] is None
+    json.dumps(document, allow_nan=False)
+
+
+def test_further_trainings_have_a_chart_and_a_table(found, items):
+    worse = {name: {m: interval(v.mean - 0.02) for m, v in own.items()} for name, own in found.metrics.items()}
+    seeds = over_seeds({0: found, 1: replace(found, metrics=worse)})
+    forms = {
+        "wide & deep": Ablation(found.ranker.pooled, interval(0.3), None, 1234),
+        "wide": Ablation(found.ranker.pooled, interval(0.2), interval(0.1), 17),
+    }
+    text = render(found, items, seeds, forms)
+    page = Page(text)
+    assert page.count("svg") == 9
+    assert page.count("table") == 2
+    assert "seed 1: 0.2800" in text
+    assert "standard deviation of 0.0141" in text
+    assert "1,234" in text
+    assert "+0.1000" in text
+
+
+def test_a_ranker_of_values_is_told_in_the_unit_of_the_label(found):
+    labels, p, values = np.array([False, True, True]), np.array([0.2, 0.5, 0.9]), np.array([0.0, 2.0, 7.0])
+    quality = judge_values(labels, p, values)
+    # Odds of 1/4, 1 and 9.
+    assert (quality.value, quality.expected) == (pytest.approx(3.0), pytest.approx(10.25 / 3))
+    assert quality.calibration_error == pytest.approx((0.25 + 1 + 2) / 3)
+    assert quality.log_loss == pytest.approx(-(np.log(0.8) + 2 * np.log(0.5) + 7 * np.log(0.9)) / 10)
+    assert quality.constant_log_loss == pytest.approx(-(np.log(0.1) + 9 * np.log(0.9)) / 10)
+    ranker = replace(
+        found.ranker, pooled=quality, points=value_reliability(values, odds(p), 3), brought=interval(40.0),
+        brought_retrieve=interval(30.0),
+    )  # fmt: skip
+    text = render(replace(found, ranker=ranker))
+    assert "Can its values be trusted?" in text
+    assert "expected 9.000, brought 7.000" in text
+    assert "40.00 of the label together, 30.00" in text
+    assert "700%" not in text
+
+
+def test_odds_are_finite():
+    assert np.isfinite(odds(np.array([0.0, 0.5, 1.0]))).all()

@@ -24,6 +24,7 @@ from feast_recsys.jobs import check_feast
 from feast_recsys.jobs.doctor import Finding, examine, examine_folder
 from feast_recsys.jobs.pipeline import materialize
 
+CAPS = ["catalogue:tags", "catalogue:price", "profile:age", "catalogue:nothing"]
 REGISTRY = {"path": "registry.db", "cache_ttl_seconds": 0, "serve_features_while_materializing": True}
 
 
@@ -84,6 +85,7 @@ def test_every_problem_is_reported_at_once(tmp_path):
                     "retrieval": {"vectors": warehouse.VECTORS, "query": "no_service", "history": "history:nothing"},
                     "seen": ["profile:age", "history:gone"],
                     "title": "catalogue:tags",
+                    "reranking": {"caps": [{"key": key, "max_items": 1} for key in CAPS]},
                 },
                 "others": {"retrieval": {"model": "others_model"}, "ranking": None},
             },
@@ -112,6 +114,11 @@ def test_every_problem_is_reported_at_once(tmp_path):
     said(findings, "error", f"{things}.seen", "profile:age is a int64 value of the user, not a string list")
     said(findings, "error", f"{things}.seen", "no feature 'gone'")
     said(findings, "error", f"{things}.title", "catalogue:tags is a string list of the item")
+    caps = f"{things}.reranking.caps"
+    said(findings, "ok", f"{caps}[0].key", "at most 1 with the same catalogue:tags")
+    said(findings, "error", f"{caps}[1].key", "catalogue:price is a float32 value of the item")
+    said(findings, "error", f"{caps}[2].key", "profile:age is a int64 value of the user")
+    said(findings, "error", f"{caps}[3].key", "no feature 'nothing'")
     said(findings, "error", f"{things}.ranking.model", "ranker.onnx differs from its checksum")
     said(findings, "error", "recsys.recommenders.others.retrieval.model", "has no exported retrieval model at")
     said(findings, "error", "catalogue:colour", "input 'year': feature view 'catalogue' has no feature 'colour'")

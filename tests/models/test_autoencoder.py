@@ -17,17 +17,16 @@ from feast_recsys.bundle.runtime import load_model
 from feast_recsys.bundle.signature import Graph, Input, Role, Side, Signature, Stage
 from feast_recsys.bundle.vocabulary import Vocabulary
 from feast_recsys.exporters.export import export_model
+from feast_recsys.models.autoencoders.bags import latent
 from feast_recsys.models.autoencoders.deep import (
     Centring,
     DeepAutoencoderConfig,
     DeepAutoencoderQuery,
     build_deep_autoencoder,
-    fit_deep_autoencoder,
-    predict,
 )
+from feast_recsys.models.autoencoders.deep_training import fit_deep_autoencoder, predict
 from feast_recsys.models.autoencoders.multinomial import MultDaeConfig, build_mult_dae
 from feast_recsys.models.data.histories import Histories
-from feast_recsys.models.retrieval.bags import latent
 from feast_recsys.models.retrieval.encoders import Encoders
 from feast_recsys.models.training.configure import restore
 from feast_recsys.models.training.loop import Course, Run
@@ -69,6 +68,8 @@ def query_of(encoders: Encoders) -> DeepAutoencoderQuery:
         {"tied": True},
         {"refeeding": True},
         {"activation": "selu", "activate_last": True},
+        {"normalise": False, "presence": False},
+        {"presence": False, "damping": 0.0},
         {"centring": "none", "layers": (12,), "activation": "sigmoid"},
         {"centring": "global"},
         {"centring": "user", "tied": True, "refeeding": True},
@@ -99,11 +100,12 @@ def test_what_is_taken_off_follows_from_the_ratings(centring: Centring) -> None:
     rows, ratings = torch.tensor([[3, 1, 0], [0, 0, 0]]), torch.tensor([[5.0, 1.0, 3.0], [4.0, 0.0, 2.0]])
     left = np.array([1.0, 5.0]) - mean - item[[0, 2]]  # rows ascend
     user = left.sum() / 3.0 if centring in ("user", "baseline") else 0.0
-    taken, found, values = query.centre(rows, ratings)
+    taken, found, values, counts = query.centre(rows, ratings)
     assert found[0].tolist() == [0, 1, 3]
     np.testing.assert_allclose(taken[:, 0], [mean + user, mean], atol=1e-5)
     np.testing.assert_allclose(values[0], [0.0, *(left - user)], atol=1e-5)
     assert values[1].tolist() == [0.0, 0.0, 0.0]
+    assert counts.tolist() == [[0.0, 1.0, 1.0], [0.0, 0.0, 0.0]]
 
 
 def test_the_loss_is_over_observed_ratings_only() -> None:
@@ -118,6 +120,31 @@ def test_the_loss_is_over_observed_ratings_only() -> None:
         outputs = query(*given) @ torch.from_numpy(encoders.vectors(N)).T + query.centre(*given)[0]
     errors = outputs.numpy()[histories.users, histories.items] - histories.ratings
     assert course.losses[0] == pytest.approx(float(np.mean(errors**2)), rel=1e-5)
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize("presence", [False, True])
+def test_the_first_layer_reads_how_and_which_items_were_rated(normalise: bool, presence: bool) -> None:
+    encoders, _ = fitted(normalise=normalise, presence=presence, layers=(12,), activation="identity")
+    query, counts = query_of(encoders), 2
+    rows, ratings = torch.tensor([[3, 1, 0]]), torch.tensor([[5.0, 1.0, 3.0]])
+    _, found, values, _ = query.centre(rows, ratings)
+    weights = values * np.sqrt((7 + 1.0) / (counts + 1.0)) if normalise else values  # an average user rated seven
+    expected = query.bag.bias + sum(w * query.bag.table.weight[r] for w, r in zip(weights[0], found[0], strict=True))
+    if presence:
+        assert query.present is not None
+        table = query.present.table.weight
+        expected = expected + query.present.bias + (table[3] + table[1]) / np.sqrt(counts + 1.0)
+    torch.testing.assert_close(query.code(rows, ratings)[0], expected)
+
+
+def test_presence_tells_nothing_where_it_is_off() -> None:
+    query = query_of(fitted(presence=False)[0])
+    middling = float(query.middle + query.offsets[3])
+    with torch.no_grad():
+        rated = query(torch.tensor([[3]]), torch.tensor([[middling]]))
+        nothing = query(torch.tensor([[0]]), torch.tensor([[0.0]]))
+    torch.testing.assert_close(rated, nothing)
 
 
 def test_a_second_rating_of_an_item_a_missing_one_and_padding_do_not_count() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from feast_recsys.bundle.errors import InvalidArgument, InvalidSettings, JobFailed
 from feast_recsys.models.collaborative.als import AlsConfig, fit_als
@@ -138,6 +139,7 @@ def test_nothing_to_learn_from_is_popularity_of_zeros_or_refused(fit, config):
         (BprConfig, "regularization", -0.1),
         (BprConfig, "iterations", 0),
         (BprConfig, "ridge", 0.0),
+        (BprConfig, "correction", -1.0),
     ],
 )
 def test_hyperparameters_without_meaning_are_refused_by_name(config, field, value):
@@ -288,3 +290,20 @@ def test_an_item_that_nobody_has_comes_last_in_bpr():
     matrix[:, 4] = False
     scores = scores_of(fit_bpr(histories_of(matrix), BprConfig(factors=4, iterations=20), RUN), [[0], [1, 3]])
     assert scores.argmin(axis=1).tolist() == [4, 4]
+
+
+def test_bpr_knows_that_the_library_draws_what_users_have_not_by_popularity():
+    """Users pick by popularity alone. Told apart from items drawn alike, popular ones look like any others."""
+    random = np.random.default_rng(0)
+    shares = 1 / np.arange(1, 41)
+    shares /= shares.sum()
+    histories = from_lists([random.choice(40, 8, replace=False, p=shares) for _ in range(400)], 40)
+    counts = np.bincount(histories.items, minlength=40)
+    plain, corrected = (
+        fit_bpr(histories, BprConfig(factors=2, iterations=60, correction=c), RUN).biases for c in (0.0, 1.0)
+    )
+    np.testing.assert_allclose(corrected - plain, np.log(counts), rtol=1e-4, atol=1e-4)
+    assert stats.spearmanr(corrected, counts).statistic > 0.95
+    # Without the correction the most popular items, which are most of what is picked, get next to no credit for it.
+    gap = np.log(counts[:5]).mean() - np.log(counts[-20:]).mean()
+    assert plain[:5].mean() - plain[-20:].mean() < gap / 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
@@ -181,6 +182,18 @@ def test_next_item_queries_are_the_moments_of_training_likes(log: list[Row]) -> 
             if liked:
                 expected.append((user, chunk[0][0], liked))
     assert as_list(next_item_queries(events)) == expected
+
+
+@settings(deadline=None, max_examples=40)
+@given(log=LOGS, stride=st.integers(1, 5), horizon=st.integers(1, 8))
+def test_queries_up_to_validation_are_those_of_a_log_without_validation(
+    log: list[Row], stride: int, horizon: int
+) -> None:
+    events = split(log, 4)
+    merged = replace(events, parts=np.where(events.parts == Part.VALIDATION, Part.TRAIN, events.parts).astype(np.uint8))
+    assert as_list(next_item_queries(events, Part.VALIDATION)) == as_list(next_item_queries(merged))
+    expected = as_list(horizon_queries(merged, stride, horizon))
+    assert as_list(horizon_queries(events, stride, horizon, Part.VALIDATION)) == expected
 
 
 @settings(deadline=None, max_examples=60)

@@ -21,19 +21,17 @@ from feast_recsys.bundle.runtime import load_model
 from feast_recsys.bundle.signature import Graph, Input, Role, Side, Signature, Stage
 from feast_recsys.bundle.vocabulary import Vocabulary
 from feast_recsys.exporters.export import export_model
+from feast_recsys.models.autoencoders.bags import Bag, batches, latent
 from feast_recsys.models.autoencoders.multinomial import (
     MultDaeConfig,
     MultVaeConfig,
     build_mult_dae,
     build_mult_vae,
-    fit_mult_dae,
-    fit_mult_vae,
-    multinomial_loss,
     unit_row,
 )
+from feast_recsys.models.autoencoders.multinomial_training import fit_mult_dae, fit_mult_vae, multinomial_loss
 from feast_recsys.models.data.histories import Histories, from_lists
-from feast_recsys.models.retrieval.bags import Bag, batches, distinct, latent
-from feast_recsys.models.retrieval.encoders import Encoders, HistoryEncoder, ItemVectors
+from feast_recsys.models.retrieval.encoders import Encoders, HistoryEncoder, ItemVectors, distinct
 from feast_recsys.models.training.configure import restore
 from feast_recsys.models.training.loop import Run
 

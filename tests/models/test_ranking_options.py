@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,17 +17,19 @@ from support.shop import build_shop
 from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import InvalidSettings
 from feast_recsys.bundle.signature import Role
-from feast_recsys.evaluation.ablations import Ablation, ablations, judge_ranker
-from feast_recsys.evaluation.predictions import auc, log_loss
-from feast_recsys.evaluation.protocol import rank
+from feast_recsys.evaluation.ablations import ablations
+from feast_recsys.evaluation.predictions import log_loss
+from feast_recsys.evaluation.protocol import Evaluation, evaluate_recommender
+from feast_recsys.evaluation.ranker import ValueQuality, judge_ranker, rank
 from feast_recsys.features.repo import Repo
 from feast_recsys.models.data.events import Events, Part
 from feast_recsys.models.data.queries import Queries
 from feast_recsys.models.data.training_data import TrainingData, load_data
+from feast_recsys.models.families.refit import refit
 from feast_recsys.models.inputs.tensors import model_tensors
 from feast_recsys.models.load import load_checkpoint
 from feast_recsys.models.ranking.calibration import fit_platt
-from feast_recsys.models.ranking.candidates import RankingSet
+from feast_recsys.models.ranking.candidates import RankingSet, training_set
 from feast_recsys.models.ranking.setup import RankingCandidates, label_values, ranking_candidates
 from feast_recsys.models.ranking.train import score_candidates, train_ranking
 from feast_recsys.models.ranking.wide_deep import WideDeep, WideDeepConfig
@@ -83,7 +86,7 @@ def world(_one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> World:
     repo = replace(shop.repo, settings=settings.model_copy(update={"interactions": labelled}))
     data = load_data(repo, "shop")
     retrieval = train_retrieval(repo, "shop", seed=1, data=data, config=TwoTowerConfig(dimension=8, epochs=2))
-    candidates = ranking_candidates(data, retrieval, CONFIG, seed=1)
+    candidates = ranking_candidates(data, retrieval, CONFIG, Run(seed=1))
     cold = train_ranking(repo, "shop", retrieval, seed=1, config=CONFIG, data=data, candidates=candidates)
     return World(repo, data, retrieval, candidates, cold)
 
@@ -132,6 +135,61 @@ def test_likes_may_weigh_their_label_and_the_odds_are_of_its_size(world: World, 
     assert load_checkpoint(tmp_path / "ranking").config["hyperparameters"]["weighted_by"] == "label"
 
 
+def test_a_ranker_of_values_is_judged_by_what_its_candidates_brought(world: World) -> None:
+    trained, held_out = world.train(weighted_by="label"), world.candidates.held_out
+    p = rank(world.data, trained, held_out)
+    quality = judge_ranker(world.data, trained, held_out, p, 10, 1)
+    pooled, real = quality.pooled, held_out.real
+    assert isinstance(pooled, ValueQuality)
+    brought = np.where(held_out.labels, label_values(held_out, world.data.events), 0.0)
+    expected = p[real] / (1 - p[real])
+    assert pooled.value == pytest.approx(brought[real].mean())
+    assert pooled.expected == pytest.approx(expected.mean())
+    assert quality.points.counts.sum() == pooled.candidates == real.sum()
+    # Its own unit, not that of a share: the labels are up to 90.
+    assert quality.points.observed.max() > 1
+    assert pooled.calibration_error == pytest.approx(quality.points.error)
+    # Platt scaling balances weighted likes and others on just these candidates, so that the weighted loss is the one
+    # that training saw, and values add up but for the share of likes.
+    assert pooled.log_loss == pytest.approx(trained.metrics["validation"]["log_loss"], abs=1e-5)
+    assert pooled.log_loss < pooled.constant_log_loss
+    others = ~held_out.labels[real]
+    assert np.sum(p[real][others]) == pytest.approx(np.sum(brought[real] * (1 - p[real])), rel=1e-3)
+    first = np.take_along_axis(brought, np.argsort(np.where(real, -p, np.inf), axis=1, kind="stable"), axis=1)[:, :10]
+    assert quality.brought is not None
+    assert quality.brought_retrieve is not None
+    assert quality.brought.mean == pytest.approx(first.sum(axis=1).mean())
+    assert quality.brought_retrieve.mean == pytest.approx(brought[:, :10].sum(axis=1).mean())
+
+
+def test_what_is_said_of_values_and_probabilities_is_kept_apart(world: World) -> None:
+    weighted = evaluate_recommender(world.data, world.retrieval, world.train(weighted_by="label"), seed=1)
+    plain = evaluate_recommender(world.data, world.retrieval, world.cold, seed=1)
+    for evaluation in (weighted, plain):
+        assert Evaluation.from_dict(json.loads(json.dumps(evaluation.to_dict()))) == evaluation
+    assert isinstance(weighted.ranking, ValueQuality)
+    assert not isinstance(plain.ranking, ValueQuality)
+
+
+def test_encoders_of_the_folds_are_trained_as_the_run_says(world: World) -> None:
+    """The precision stands for the device, which tests have but one of."""
+    users = np.arange(0, len(world.data.events.user_ids), 2)
+    specs = [spec for graph in world.retrieval.signature.graphs.values() for spec in graph.inputs]
+    tensors = model_tensors(world.data, specs, world.retrieval.vocabularies)
+    weights = [
+        next(iter(refit(world.retrieval, tensors, world.data, users, run)[Role.ITEM_ENCODER].parameters()))
+        for run in (Run(seed=1), Run(seed=1), Run(seed=1, precision="bfloat16"))
+    ]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    folds = [
+        training_set(world.data, world.retrieval, tensors, CONFIG, run).scores
+        for run in (Run(seed=1), Run(seed=1, precision="bfloat16"))
+    ]
+    assert np.array_equal(folds[0], world.candidates.train.scores)
+    assert not np.array_equal(folds[0], folds[1])
+
+
 def test_without_a_label_nothing_can_be_weighed_by_it(world: World) -> None:
     settings = world.repo.settings
     assert settings.interactions is not None
@@ -142,16 +200,19 @@ def test_without_a_label_nothing_can_be_weighed_by_it(world: World) -> None:
 
 
 def test_each_part_is_trained_and_judged_alone(world: World, tmp_path: Path) -> None:
-    rows = ablations(world.repo, "shop", world.retrieval, seed=1, config=CONFIG, data=world.data, ranking=world.cold)
+    rows = ablations(world.repo, "shop", world.data, world.retrieval, world.cold, seed=1)
     assert list(rows) == ["wide & deep", "wide", "deep"]
     assert rows["wide"].weights < rows["deep"].weights <= rows["wide & deep"].weights
+    # The ranker itself stands for both parts: what is said of it is what the evaluation says.
+    whole = evaluate_recommender(world.data, world.retrieval, world.cold, seed=1)
+    assert rows["wide & deep"].quality == whole.ranking
+    assert rows["wide & deep"].ndcg == whole.ndcg["rank"]
+    assert rows["wide & deep"].loss is None
+    for name in ("wide", "deep"):
+        loss = rows[name].loss
+        assert loss is not None
+        assert loss.mean == pytest.approx(whole.ndcg["rank"].mean - rows[name].ndcg.mean)
     held_out = world.candidates.held_out
-    assert rows["wide & deep"] == judge_ranker(world.data, world.cold, held_out, seed=1)
-    p = rank(world.data, world.cold, held_out)[held_out.real]
-    labels = held_out.labels[held_out.real]
-    assert rows["wide & deep"].auc == pytest.approx(auc(labels, p))
-    assert rows["wide & deep"].log_loss == pytest.approx(world.cold.metrics["validation"]["log_loss"], abs=1e-5)
-    assert all(isinstance(row, Ablation) and 0.0 <= row.ndcg.mean <= 1.0 for row in rows.values())
     wide = world.train(parts="wide")
     names = {spec.feature for spec in wide.signature.graphs[Role.RANKER].inputs}
     assert names == {"customer_profile:town", "product_profile:section", "request:retrieval_score"}

@@ -18,7 +18,9 @@ from feast_recsys.bundle.errors import CorruptArtifact
 from feast_recsys.bundle.runtime import load_model
 from feast_recsys.bundle.signature import Input, Role, to_dict
 from feast_recsys.bundle.tensors import to_tensor
-from feast_recsys.evaluation.protocol import Evaluation, evaluate_recommender, rank, recommend
+from feast_recsys.evaluation.baselines import recommend
+from feast_recsys.evaluation.protocol import Evaluation, evaluate_recommender
+from feast_recsys.evaluation.ranker import rank
 from feast_recsys.exporters.export import export_model
 from feast_recsys.models.data.histories import Histories
 from feast_recsys.models.data.queries import Queries

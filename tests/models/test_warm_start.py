@@ -182,6 +182,8 @@ def test_what_was_taken_is_said_in_plain_json_and_words() -> None:
 
 def test_a_checkpoint_without_a_ranker_is_refused() -> None:
     older = checkpoint(ranker(1, OLD), OLD)
-    other = Checkpoint({Role.RANKER: torch.nn.Linear(2, 1)}, older.signature, older.vocabularies, {}, {})
-    with pytest.raises(InvalidSettings, match="older holds no Wide & Deep ranker"):
+    other = Checkpoint(
+        {Role.RANKER: torch.nn.Linear(2, 1)}, older.signature, older.vocabularies, {"family": "mine"}, {}
+    )
+    with pytest.raises(InvalidSettings, match="older is a model of family mine and holds no Wide & Deep ranker"):
         start_from_ranking(ranker(2, NEW), vocabularies(NEW), other)

@@ -19,7 +19,7 @@ from feast_recsys.features.reader import OnlineReader
 from feast_recsys.features.user_reader import user_reader
 from feast_recsys.server.deadline import Deadline
 from feast_recsys.server.metrics import Metrics
-from feast_recsys.server.reads import Source, StoreReads, User
+from feast_recsys.server.reads import Reading, StoreReads, Users
 from feast_recsys.v1 import recommender_service_pb2 as pb
 
 RETRIEVE = pb.RetrieveRequest(recommender="both", user_id="1", top_k=40)
@@ -126,34 +126,34 @@ def test_when_no_read_is_answered_further_ones_are_refused_at_once(own_redis, tm
     plan = compile_plan(world.repo, ["profile:age"], Side.USER)
     fast = user_reader(world.repo, plan) if bounded else None
     absent = {"profile:age": Column.absent(DType.INT64, 1)}
-    source = Source(OnlineReader(world.repo, plan), fast, absent, (), ("profile:age",))
+    reading = Reading(OnlineReader(world.repo, plan), fast, absent, (), ("profile:age",))
     metrics = Metrics()
 
     def failed(kind: str) -> float:
         return metrics.registry.get_sample_value("feast_recsys_store_failures_total", {"kind": kind}) or 0.0
 
-    def read() -> User:
-        return reads.user(source, reads.begin_user(source, {"user_id": 1}, {}), Deadline())
+    def read() -> Users:
+        return reads.users(reading, reads.begin_users(reading, [{"user_id": 1}], {}), Deadline())
 
     reads = StoreReads(threads=2, timeout=0.2, policy="degrade", metrics=metrics)
     reads.start()
     with own_redis.frozen():
         for _ in range(3 if bounded else 0):  # callers in a hurry say nothing of the store
-            hurried = reads.begin_user(source, {"user_id": 1}, {})
+            hurried = reads.begin_users(reading, [{"user_id": 1}], {})
             with pytest.raises(DeadlineExceeded):
-                reads.user(source, hurried, Deadline.within(0.02))
+                reads.users(reading, hurried, Deadline.within(0.02))
         for n in (1, 2):
             assert read().degraded == (UNAVAILABLE,)
             assert failed("timeout") == n
         # One bounded read at a time goes and looks; in threads, the two that hang are enough.
-        probe = reads.begin_user(source, {"user_id": 1}, {})
+        probe = reads.begin_users(reading, [{"user_id": 1}], {})
         for n in (1, 2):
             assert read().degraded == (UNAVAILABLE,)
             assert failed("refused") == n
-        assert reads.user(source, probe, Deadline()).degraded == (UNAVAILABLE,)
+        assert reads.users(reading, probe, Deadline()).degraded == (UNAVAILABLE,)
         if bounded:  # a wrong request must not keep the place of the one that goes and looks
             with pytest.raises(InvalidArgument):
-                reads.begin_user(source, {}, {})
+                reads.begin_users(reading, [{}], {})
     wait_for(lambda: not read().degraded, "the store to be asked again")
     assert read().columns["profile:age"].to_list() == [1]
     reads.stop()

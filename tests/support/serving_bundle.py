@@ -15,17 +15,19 @@ from onnx import helper, numpy_helper
 from support import graphs
 from support.serving_world import AS_OF, DIMENSION, ITEMS, NOW, World, item_inputs, key, ranker_inputs, user_inputs
 
+from feast_recsys.bundle.index.entry import IndexEntry
 from feast_recsys.bundle.index.vectors import save_vectors
 from feast_recsys.bundle.manifest import Manifest, RecommenderEntry, inventory
 from feast_recsys.bundle.runtime import load_split
 from feast_recsys.bundle.signature import Graph, Input, Role, Signature, Stage
-from feast_recsys.bundle.snapshot import write_snapshot
+from feast_recsys.bundle.snapshot import open_snapshot, write_snapshot
 from feast_recsys.bundle.store import next_id, publish, stage
 from feast_recsys.bundle.vocabulary import Vocabulary
 from feast_recsys.exporters.split.ranker import SplitResult, split_ranker
-from feast_recsys.features.catalogue import read_catalogue
+from feast_recsys.features.catalogue import Catalogue, read_catalogue
 from feast_recsys.jobs.embed import with_key
 from feast_recsys.jobs.item_columns import write_item_columns
+from feast_recsys.jobs.sources import add_sources, all_sources, joint, read_source_data
 
 
 def export_models(world: World, folder: Path, *, seed: int = 0) -> dict[str, Signature]:
@@ -92,8 +94,12 @@ def publish_bundle(
     numbers: Sequence[int] = range(1, ITEMS + 1),
     change: Callable[[Path], None] = lambda staged: None,
     project: str | None = None,
+    index: IndexEntry | None = None,
 ) -> str:
-    """Publishes a bundle of the given items and returns its id; `change` may alter what was staged."""
+    """Publishes a bundle of the given items and returns its id.
+
+    `change` may alter what was staged, and write the files of the `index`.
+    """
     staged = stage(world.bundles)
     signatures = export_models(world, staged / "models", seed=seed)
     wanted = ["catalogue:title", "catalogue:year", "catalogue:genres", "catalogue:price", "catalogue:adult"]
@@ -123,9 +129,13 @@ def publish_bundle(
             encoder,
             "models/ranking" if name != "plain" else None,
             kept if name != "plain" else None,
+            index=index,
         )
         for name in names
     }
+    entries |= _source_models(world, staged, names, rows, seed + 1000)
+    data = read_source_data(world.repo, Catalogue(ids, columns), AS_OF)
+    entries = add_sources(world.repo, staged, open_snapshot(staged / "snapshot"), data, entries)
     fingerprint = f"{seed + 1:08x}" * 8
     manifest = Manifest(
         next_id(world.bundles, NOW, fingerprint), AS_OF, fingerprint, len(ids),
@@ -133,6 +143,25 @@ def publish_bundle(
     )  # fmt: skip
     publish(world.bundles, staged, manifest, keep=10)
     return manifest.bundle_id
+
+
+def _source_models(
+    world: World, staged: Path, names: Sequence[str], rows: Sequence[Mapping[str, Any]], seed: int
+) -> dict[str, RecommenderEntry]:
+    """The models that sources of the recommenders take beside `retrieval`; all have the same weights."""
+    wanted = {(name, s.model) for name, _, s in all_sources(world.repo) if s.model is not None and name in names}
+    inputs = {Role.QUERY_ENCODER: user_inputs(world.text), Role.ITEM_ENCODER: item_inputs(world.text)}
+    entries = {}
+    for name, model in sorted(wanted):
+        signature = graphs.export(
+            staged / "models" / model, model, Stage.RETRIEVAL, inputs, world.vocabularies(), dimension=DIMENSION,
+            seed=seed,
+        )  # fmt: skip
+        encoder = signature.graphs[Role.ITEM_ENCODER]
+        vectors = [graphs.expected(encoder.inputs, world.vocabularies(), row, DIMENSION, seed) for row in rows]
+        save_vectors(staged / f"{model}.npy", np.array(vectors, np.float32).reshape(len(rows), DIMENSION))
+        entries[joint(name, model)] = RecommenderEntry(f"models/{model}", f"{model}.npy", encoder.sha256)
+    return entries
 
 
 def alter_signature(model: str, role: Role, name: str, **changes: Any) -> Callable[[Path], None]:
@@ -164,10 +193,11 @@ class Oracle:
         row["entity:user_id"] = user if self.world.text else int(user)
         return row | {f"request:{name}": value for name, value in context.items()}
 
-    def retrieval_scores(self, user: Mapping[str, Any]) -> dict[str, float]:
-        """The inner product of every item."""
-        query = self._run("retrieval", Role.QUERY_ENCODER, user)[0]
-        return dict(zip(self.ids, (self.vectors @ query).tolist(), strict=True))
+    def retrieval_scores(self, user: Mapping[str, Any], model: str = "retrieval") -> dict[str, float]:
+        """The inner product of every item, by the vectors of a model."""
+        vectors = self.vectors if model == "retrieval" else np.load(self.folder / f"{model}.npy")
+        query = self._run(model, Role.QUERY_ENCODER, user)[0]
+        return dict(zip(self.ids, (vectors @ query).tolist(), strict=True))
 
     def probability(self, user: Mapping[str, Any], item: str, **request: Any) -> float:
         references = ["catalogue:year", "catalogue:genres", "catalogue:price", "catalogue:adult"]

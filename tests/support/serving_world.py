@@ -119,6 +119,7 @@ def build_world(
     ttl: timedelta = timedelta(0),
     serving: Mapping[str, Any] | None = None,
     recommenders: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> World:
     """Writes, applies and materializes the repository.
 
@@ -129,6 +130,7 @@ def build_world(
         ttl: Of the profiles; 0 for none.
         serving: Keys of the settings' section to add or replace.
         recommenders: The whole section instead of `both` and `plain`.
+        settings: Further keys of the `recsys` section.
     """
     both = {"seen": ["seen:items", "history:items"], "top_k": 5, "candidates": 12}
     fast = {"address": "127.0.0.1:0", "poll_seconds": 0.02, "store_timeout_ms": 5000, "drain_seconds": 2.0}
@@ -142,6 +144,7 @@ def build_world(
         settings={
             "recommenders": dict(recommenders or {"both": both, "plain": {"ranking": None, "candidates": 7}}),
             "serving": fast | dict(serving or {}),
+            **(settings or {}),
         },
         materialize_until=datetime(2024, 1, 2, tzinfo=timezone.utc),
     )

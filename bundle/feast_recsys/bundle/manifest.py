@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from feast_recsys.bundle.errors import CorruptArtifact
+from feast_recsys.bundle.index.entry import IndexEntry
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = 1
@@ -28,6 +29,8 @@ class RecommenderEntry:
         item_encoder: SHA-256 of the graph that made the vectors.
         ranking: Folder of the exported ranking model; None if the recommender only retrieves.
         item_columns: Folder with what the ranking model's item part gave; None if it has no such part.
+        sources: By name, what is held of its sources of candidates.
+        index: What searches the vectors; None in bundles from before there was a choice: exact search.
     """
 
     retrieval: str
@@ -35,6 +38,38 @@ class RecommenderEntry:
     item_encoder: str
     ranking: str | None = None
     item_columns: str | None = None
+    sources: Mapping[str, SourceEntry] = field(default_factory=dict)
+    index: IndexEntry | None = None
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> RecommenderEntry:
+        """From JSON; raises KeyError, TypeError or ValueError where it is none."""
+        sources = {name: SourceEntry.of(part) for name, part in document.get("sources", {}).items()}
+        index = document.get("index")
+        return cls(**{**document, "sources": sources, "index": IndexEntry.of(index) if index is not None else None})
+
+
+@dataclass(frozen=True)
+class SourceEntry:
+    """What a bundle holds of a source of candidates, as paths inside the bundle.
+
+    Attributes:
+        shape: The settings that it was made by.
+        model: The parts of its retrieval model; None if that is the recommender's own, or it has none.
+        listing: Folder of the items that it lists, see `listing`; None if it lists none.
+        rows: File of the rows that may come from it, ascending; None for all.
+    """
+
+    shape: Mapping[str, Any]
+    model: RecommenderEntry | None = None
+    listing: str | None = None
+    rows: str | None = None
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> SourceEntry:
+        """From JSON; raises KeyError, TypeError or ValueError where it is none."""
+        model = document["model"]
+        return cls(**{**document, "model": RecommenderEntry.of(model) if model else None})
 
 
 @dataclass(frozen=True)
@@ -87,7 +122,7 @@ class Manifest:
             version = document.pop("format")
             if version != FORMAT:
                 raise CorruptArtifact(f"{path} has format {version}; this version reads {FORMAT}: materialize again")
-            entries = {k: RecommenderEntry(**v) for k, v in document.pop("recommenders").items()}
+            entries = {k: RecommenderEntry.of(v) for k, v in document.pop("recommenders").items()}
             files = {k: FileEntry(**v) for k, v in document.pop("files").items()}
             return cls(recommenders=entries, files=files, **document)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

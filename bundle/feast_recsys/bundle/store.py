@@ -13,16 +13,19 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 from feast_recsys.bundle.columns import Array
 from feast_recsys.bundle.errors import CorruptArtifact
 from feast_recsys.bundle.index.exact import ExactIndex
-from feast_recsys.bundle.index.protocol import Index
+from feast_recsys.bundle.index.kinds import open_index
+from feast_recsys.bundle.index.protocol import Index, Rows, Vectors
 from feast_recsys.bundle.index.vectors import open_vectors
 from feast_recsys.bundle.item_columns import open_item_columns
+from feast_recsys.bundle.listing import open_listing, open_rows
 from feast_recsys.bundle.manifest import MANIFEST_FILE, Manifest, RecommenderEntry, verify
 from feast_recsys.bundle.runtime import ON_CPU, Execution, LoadedGraph, LoadedSplit, load_model, load_split
 from feast_recsys.bundle.signature import Role, Signature, Stage
@@ -46,6 +49,7 @@ class LoadedRecommender:
         ranker: Its graph, None if there is none.
         split: The ranker in parts, without the item part; None if it is served whole.
         item_columns: What the item part gave, [n, width] each, in the order of its outputs.
+        sources: By name, what there is of its sources of candidates.
     """
 
     retrieval: Signature
@@ -55,6 +59,24 @@ class LoadedRecommender:
     ranker: LoadedGraph | None
     split: LoadedSplit | None = None
     item_columns: tuple[Array, ...] = ()
+    sources: Mapping[str, LoadedSource] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LoadedSource:
+    """A source of candidates.
+
+    Attributes:
+        shape: The settings that it was made by.
+        model: Its retrieval model; None if that is the recommender's own, or it has none.
+        listing: Rows [m] int64 and falling scores [m] float32 of what it lists; None if it lists nothing.
+        rows: Rows that may come from it, ascending, [r] int64; None for all.
+    """
+
+    shape: Mapping[str, Any]
+    model: LoadedRecommender | None
+    listing: tuple[Rows, Vectors] | None
+    rows: Rows | None
 
 
 @dataclass(frozen=True)
@@ -200,7 +222,12 @@ def open_bundle(folder: Path, execution: Execution = ON_CPU, *, verified: bool =
     snapshot = open_snapshot(folder / SNAPSHOT_FOLDER)
     if len(snapshot) != manifest.items:
         raise CorruptArtifact(f"bundle {manifest.bundle_id}: {len(snapshot)} items, its manifest says {manifest.items}")
-    recommenders = {name: _open(folder, entry, snapshot, execution) for name, entry in manifest.recommenders.items()}
+    recommenders = {
+        name: replace(
+            _open(folder, entry, snapshot, execution), sources=_open_sources(folder, entry, snapshot, execution)
+        )
+        for name, entry in manifest.recommenders.items()
+    }
     return Bundle(manifest, snapshot, recommenders)
 
 
@@ -209,12 +236,14 @@ def _open(folder: Path, entry: RecommenderEntry, snapshot: Snapshot, execution: 
     _expect(retrieval.stage is Stage.RETRIEVAL, f"{entry.retrieval} is no retrieval model")
     made_by = retrieval.graphs[Role.ITEM_ENCODER].sha256
     _expect(made_by == entry.item_encoder, f"{entry.vectors} was made by another item encoder than {entry.retrieval}'s")
-    index = ExactIndex(open_vectors(folder / entry.vectors))
-    _expect(len(index) == len(snapshot), f"{entry.vectors} has {len(index)} rows for {len(snapshot)} items")
+    vectors = open_vectors(folder / entry.vectors)
+    n, width = vectors.shape
+    _expect(n == len(snapshot), f"{entry.vectors} has {n} rows for {len(snapshot)} items")
     _expect(
-        index.dimension == retrieval.dimension,
-        f"{entry.vectors} has width {index.dimension}, {entry.retrieval} says {retrieval.dimension}",
+        width == retrieval.dimension,
+        f"{entry.vectors} has width {width}, {entry.retrieval} says {retrieval.dimension}",
     )
+    index = _open_index(folder, entry, vectors)
     query = graphs[Role.QUERY_ENCODER.value]
     if entry.ranking is None:
         return LoadedRecommender(retrieval, query, index, None, None)
@@ -230,6 +259,33 @@ def _open(folder: Path, entry: RecommenderEntry, snapshot: Snapshot, execution: 
         outputs = ranker.graph.split.item.outputs
         columns = open_item_columns(folder / str(entry.item_columns), outputs, len(snapshot))
     return LoadedRecommender(retrieval, query, index, ranking, ranker, parts, columns)
+
+
+def _open_sources(
+    folder: Path, entry: RecommenderEntry, snapshot: Snapshot, execution: Execution
+) -> dict[str, LoadedSource]:
+    """What there is of a recommender's sources; those with the same model share it."""
+    models: dict[str, LoadedRecommender] = {}
+    for source in entry.sources.values():
+        if source.model is not None and source.model.vectors not in models:
+            models[source.model.vectors] = _open(folder, source.model, snapshot, execution)
+    return {
+        name: LoadedSource(
+            source.shape,
+            models[source.model.vectors] if source.model is not None else None,
+            open_listing(folder / source.listing, len(snapshot)) if source.listing is not None else None,
+            open_rows(folder / source.rows, len(snapshot)) if source.rows is not None else None,
+        )
+        for name, source in entry.sources.items()
+    }
+
+
+def _open_index(folder: Path, entry: RecommenderEntry, vectors: Vectors) -> Index:
+    """What the manifest names; exact search where it names nothing."""
+    chosen = entry.index
+    if chosen is None or chosen.folder is None:
+        return ExactIndex(vectors)
+    return open_index(chosen.spec, folder / chosen.folder, vectors, chosen.switching)
 
 
 def _expect(condition: bool, message: str) -> None:

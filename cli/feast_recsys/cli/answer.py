@@ -39,8 +39,10 @@ def show(
     names: Sequence[str] | None,
     scores: Mapping[str, Sequence[float]],
     info: ResponseInfo,
+    sources: Sequence[str] = (),
 ) -> None:
-    """Prints an answer as a table: rank, id, title, scores; below it what is known of the answer."""
+    """Prints an answer as a table: rank, id, title, scores, and sources where there are several; below it what is known
+    of the answer."""
     console = Console()
     table = Table(title=heading, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
     table.add_column("#", justify="right", style="dim")
@@ -49,9 +51,13 @@ def show(
         table.add_column("title", max_width=60, no_wrap=True)
     for column in scores:
         table.add_column(column, justify="right")
+    several = len(set(sources)) > 1
+    if several:
+        table.add_column("source")
     for n, item in enumerate(item_ids):
         title = [names[n]] if names is not None else []
-        table.add_row(str(n + 1), item, *title, *(f"{values[n]:.4f}" for values in scores.values()))
+        source = [sources[n]] if several else []
+        table.add_row(str(n + 1), item, *title, *(f"{values[n]:.4f}" for values in scores.values()), *source)
     console.print(table)
     status = UserStatus.Name(info.user_status).removeprefix("USER_STATUS_").lower()
     notes = [f"user {status}" if info.user_status else "", f"bundle {info.bundle_id}", *info.degraded_reasons]
@@ -63,11 +69,13 @@ def show_json(
     names: Sequence[str] | None,
     scores: Mapping[str, Sequence[float]],
     info: ResponseInfo,
+    sources: Sequence[str] = (),
     **more: Any,
 ) -> None:
     """Prints an answer as one JSON object."""
     columns: dict[str, Any] = {"item_id": list(item_ids), **({"title": list(names)} if names is not None else {})}
     columns |= {name: [round(v, 6) for v in values] for name, values in scores.items()}
+    columns |= {"source": list(sources)} if sources else {}
     items = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     document = {
         "bundle_id": info.bundle_id,

@@ -38,6 +38,17 @@ class Eligibility:
     condition: str | None
     exclude: tuple[str, ...]
     exclude_seen: bool | None
+    source: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Reranking:
+    """The options of the commands that rank. None and empty leave the choice to the settings."""
+
+    relevance_weight: float | None
+    cap: tuple[str, ...]
+    pin: tuple[str, ...]
+    block: tuple[str, ...]
 
 
 _USER = click.option("-u", "--user", required=True, metavar="ID", help="Who asks.")
@@ -67,6 +78,30 @@ _ELIGIBILITY = (
     ),
     click.option("-x", "--exclude", multiple=True, metavar="ID", help="Leave out an item; may be repeated."),
     click.option("--exclude-seen/--include-seen", default=None, help="What the user saw.  [default: the settings']"),
+    click.option(
+        "--source", multiple=True, metavar="NAME", help="Take candidates from it; may be repeated.  [default: all]"
+    ),
+)
+_RERANKING = (
+    click.option(
+        "--relevance-weight",
+        type=click.FloatRange(0.0, 1.0),
+        metavar="WEIGHT",
+        help="Of the probability against likeness to items placed before: 1 by probability, less is more diverse.",
+    ),
+    click.option(
+        "--cap",
+        multiple=True,
+        metavar="VIEW:FEATURE=N",
+        help="At most N items with the same value of an item feature; may be repeated.",
+    ),
+    click.option("--pin", multiple=True, metavar="ID", help="Put an item first; may be repeated, in order."),
+    click.option(
+        "--block",
+        multiple=True,
+        metavar="ID",
+        help="Leave out an item; may be repeated. Any of these four replaces all of the settings' `reranking`.",
+    ),
 )
 
 
@@ -83,6 +118,11 @@ def item_call_options(command: Callable[..., None]) -> Callable[..., None]:
 def eligibility_options(command: Callable[..., None]) -> Callable[..., None]:
     """Adds the options of Eligibility and passes them as `eligibility`."""
     return _options(command, _ELIGIBILITY, "eligibility", Eligibility)
+
+
+def reranking_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options of Reranking and passes them as `reranking`."""
+    return _options(command, _RERANKING, "reranking", Reranking)
 
 
 def _options(command: Callable[..., None], options: tuple[Any, ...], name: str, kind: Any) -> Callable[..., None]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import click
 
 from feast_recsys.cli.location import Location
+
+if TYPE_CHECKING:
+    from feast_recsys.features.repo import Repo
 
 
 @click.command()
@@ -37,6 +41,21 @@ def materialize(location: Location, full: bool, as_of: datetime | None, as_json:
     if as_json:
         click.echo(json.dumps(asdict(summary), indent=2, default=str))
         return
+    if summary.published:
+        _print_indexes(repo, summary.bundle_id)
     click.echo(f"{summary} in {summary.seconds:.1f} s")
     for note in summary.notes:
         click.echo(f"note: {note}", err=True)
+
+
+def _print_indexes(repo: Repo, bundle_id: str) -> None:
+    """What was measured for each index, where there was anything to choose."""
+    from rich.console import Console
+
+    from feast_recsys.bundle.manifest import Manifest
+    from feast_recsys.cli.index_table import index_table
+
+    console = Console(highlight=False)
+    for name, entry in Manifest.load(repo.resolve(repo.settings.bundles) / bundle_id).recommenders.items():
+        if entry.index is not None and entry.index.curve:
+            console.print(index_table(name, entry.index))

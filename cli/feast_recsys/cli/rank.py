@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from feast_recsys.cli.client import Call, call_options, connect
+from feast_recsys.cli.client import Call, Reranking, call_options, connect, reranking_options
 from feast_recsys.cli.location import Location, choose
 
 if TYPE_CHECKING:
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("items", nargs=-1, required=True, metavar="ITEM_ID...")
 @call_options
+@reranking_options
 @click.pass_obj
-def rank(location: Location, items: tuple[str, ...], call: Call) -> None:
+def rank(location: Location, items: tuple[str, ...], call: Call, reranking: Reranking) -> None:
     """Ask a server to rank candidates; `-` reads what `retrieve --json` printed.
 
     \b
@@ -37,6 +38,7 @@ def rank(location: Location, items: tuple[str, ...], call: Call) -> None:
         top_k=call.top_k,
         context=wire.wire_context(call.context),
         bundle_id=call.bundle_id,
+        reranking=wire.wire_reranking(reranking),
     )
     if items == ("-",):
         _add_retrieved(request)

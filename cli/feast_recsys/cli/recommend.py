@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import click
 
-from feast_recsys.cli.client import Call, Eligibility, call_options, connect, eligibility_options
+from feast_recsys.cli.client import (
+    Call,
+    Eligibility,
+    Reranking,
+    call_options,
+    connect,
+    eligibility_options,
+    reranking_options,
+)
 from feast_recsys.cli.location import Location, choose
 
 
@@ -14,8 +22,9 @@ from feast_recsys.cli.location import Location, choose
 )
 @call_options
 @eligibility_options
+@reranking_options
 @click.pass_obj
-def recommend(location: Location, candidates: int, call: Call, eligibility: Eligibility) -> None:
+def recommend(location: Location, candidates: int, call: Call, eligibility: Eligibility, reranking: Reranking) -> None:
     """Ask a server for recommendations: retrieve and rank in one call."""
     from feast_recsys.cli import answer, wire
     from feast_recsys.v1.recommender_service_pb2 import RecommendRequest
@@ -30,7 +39,9 @@ def recommend(location: Location, candidates: int, call: Call, eligibility: Elig
         context=wire.wire_context(call.context),
         filter=wire.wire_filter(eligibility.condition),
         exclude_item_ids=eligibility.exclude,
+        sources=eligibility.source,
         bundle_id=call.bundle_id,
+        reranking=wire.wire_reranking(reranking),
     )
     if eligibility.exclude_seen is not None:
         request.exclude_seen = eligibility.exclude_seen
@@ -39,6 +50,7 @@ def recommend(location: Location, candidates: int, call: Call, eligibility: Elig
     names = answer.titles(location, settings, name, reply.item_ids)
     scores = {"probability": reply.scores, "retrieval_score": reply.retrieval_scores}
     if call.as_json:
-        answer.show_json(reply.item_ids, names, scores, reply.info)
+        answer.show_json(reply.item_ids, names, scores, reply.info, reply.sources)
     else:
-        answer.show(f"Top {len(reply.item_ids)} for user {call.user}", reply.item_ids, names, scores, reply.info)
+        heading = f"Top {len(reply.item_ids)} for user {call.user}"
+        answer.show(heading, reply.item_ids, names, scores, reply.info, reply.sources)

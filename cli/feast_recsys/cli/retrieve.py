@@ -29,6 +29,7 @@ def retrieve(location: Location, call: Call, eligibility: Eligibility, like: tup
         context=wire.wire_context(call.context),
         filter=wire.wire_filter(eligibility.condition),
         exclude_item_ids=eligibility.exclude,
+        sources=eligibility.source,
         bundle_id=call.bundle_id,
         seed_item_ids=like,
     )
@@ -39,8 +40,8 @@ def retrieve(location: Location, call: Call, eligibility: Eligibility, like: tup
     names = answer.titles(location, settings, name, reply.item_ids)
     scores = {"score": reply.scores}
     if call.as_json:
-        answer.show_json(reply.item_ids, names, scores, reply.info)
+        answer.show_json(reply.item_ids, names, scores, reply.info, reply.sources)
     else:
         whose = f"like {', '.join(like)}" if like else f"for user {call.user}"
         heading = f"{len(reply.item_ids)} candidates {whose}"
-        answer.show(heading, reply.item_ids, names, scores, reply.info)
+        answer.show(heading, reply.item_ids, names, scores, reply.info, reply.sources)

@@ -11,6 +11,7 @@ import click
 from feast_recsys.bundle.errors import InvalidArgument
 from feast_recsys.bundle.filters import Compound, parse_filter
 from feast_recsys.bundle.filters import Filter as Condition
+from feast_recsys.cli.client import Reranking
 from feast_recsys.v1 import recommender_service_pb2 as pb
 
 
@@ -59,6 +60,25 @@ def wire_filter(text: str | None) -> pb.Filter | None:
     except ValueError as error:
         raise click.UsageError(f"--filter is no JSON: {error}") from None
     return _encode(parse_filter(document))
+
+
+def wire_reranking(options: Reranking) -> pb.Reranking | None:
+    """The options of a reranking as a message; None where none is given."""
+    if options.relevance_weight is None and not (options.cap or options.pin or options.block):
+        return None
+    return pb.Reranking(
+        relevance_weight=options.relevance_weight,
+        caps=[_cap(text) for text in options.cap],
+        pinned_item_ids=options.pin,
+        blocked_item_ids=options.block,
+    )
+
+
+def _cap(text: str) -> pb.Cap:
+    key, _, number = text.rpartition("=")
+    if not key or not number.isdecimal():
+        raise click.UsageError(f"--cap {text!r} must read VIEW:FEATURE=N")
+    return pb.Cap(key=key, max_items=int(number))
 
 
 def _encode(condition: Condition) -> pb.Filter:

@@ -8,20 +8,23 @@ from typing import Any, Literal
 
 import numpy as np
 
-from feast_recsys.bundle.progress import SILENT, Reporter
-from feast_recsys.evaluation.intervals import Interval, bootstrap_interval
+from feast_recsys.bundle.errors import InvalidArgument
+from feast_recsys.bundle.signature import Role
+from feast_recsys.evaluation.baselines import CUT
+from feast_recsys.evaluation.intervals import Interval, bootstrap_interval, paired_interval
 from feast_recsys.evaluation.metrics import ndcg_at
-from feast_recsys.evaluation.predictions import auc, expected_calibration_error, log_loss
-from feast_recsys.evaluation.protocol import CUT, rank
-from feast_recsys.evaluation.relevance import Relevant
+from feast_recsys.evaluation.ranker import Quality, order_of, pooled_quality, rank, tensors_of
+from feast_recsys.evaluation.relevance import Relevant, Values
 from feast_recsys.features.repo import Repo
-from feast_recsys.models.data.training_data import DataConfig, TrainingData, load_data
-from feast_recsys.models.ranking.candidates import RankingSet
+from feast_recsys.models.data.training_data import TrainingData
+from feast_recsys.models.ranking.candidates import RankingSet, retrieved_set
 from feast_recsys.models.ranking.setup import ranking_candidates
 from feast_recsys.models.ranking.train import train_ranking
-from feast_recsys.models.ranking.warm_start import start_width
-from feast_recsys.models.ranking.wide_deep import WideDeepConfig
+from feast_recsys.models.ranking.wide_deep import WideDeep, WideDeepConfig
+from feast_recsys.models.refit import refit_ranker
+from feast_recsys.models.train import train_family
 from feast_recsys.models.training.checkpoint import Checkpoint
+from feast_recsys.models.training.configure import restore
 from feast_recsys.models.training.loop import Run
 
 NAMES: Mapping[str, Literal["both", "wide", "deep"]] = {"wide & deep": "both", "wide": "wide", "deep": "deep"}
@@ -29,21 +32,18 @@ NAMES: Mapping[str, Literal["both", "wide", "deep"]] = {"wide & deep": "both", "
 
 @dataclass(frozen=True)
 class Ablation:
-    """How good one form of the ranker is on the candidates of the validation users.
-
-    Early stopping and Platt scaling look at the same users, alike for every form: the rows compare forms with each
-    other, and say nothing about the test.
+    """How good one form of the ranker is on the candidates of the test users.
 
     Attributes:
-        log_loss, auc, calibration_error: Pooled over all candidates; ECE over 15 bins of equal count.
-        ndcg: NDCG@10 of the candidates in the ranker's order, with a 95 % bootstrap interval over users.
+        quality: Pooled over all candidates.
+        ndcg: NDCG@10 end to end, with a 95 % bootstrap interval over users.
+        loss: How much less that is than with both parts, user by user; None for both parts.
         weights: Number of weights that are not 0.
     """
 
-    log_loss: float
-    auc: float
-    calibration_error: float
+    quality: Quality
     ndcg: Interval
+    loss: Interval | None
     weights: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -54,72 +54,67 @@ class Ablation:
 def ablations(
     repo: Repo,
     recommender: str,
+    data: TrainingData,
     retrieval: Checkpoint,
+    ranking: Checkpoint,
     *,
     seed: int = 0,
-    config: WideDeepConfig | None = None,
-    data: TrainingData | None = None,
-    ranking: Checkpoint | None = None,
     run: Run | None = None,
-    progress: Reporter = SILENT,
 ) -> dict[str, Ablation]:
-    """Trains the wide part, the deep part and both on the same candidates; metrics on validation by name.
+    """The wide part, the deep part and both, trained alike on the same candidates; judged on the test by name.
 
     Args:
         repo: The repository.
         recommender: Name in the settings.
+        data: What the models were trained on; loaded with `DataConfig(refit=True)` if they were trained again with
+            validation, as the parts then are, too.
         retrieval: The trained retrieval model.
-        seed: Of everything.
-        config: Hyperparameters; its `parts` is replaced.
-        data: What `load_data` gave; read here if None.
-        ranking: What `train_ranking` gave with the same arguments and `parts: both`; trained here if None.
+        ranking: The trained ranker. The others get its hyperparameters and its seed; it stands for both parts unless
+            it has but one, or was started from an older model.
+        seed: Of the bootstrap.
         run: How the trainings run.
-        progress: Hears of the steps.
 
     Raises:
+        InvalidArgument: the ranker is no Wide & Deep.
         InvalidSettings, InvalidRepository: see `train_ranking`.
     """
-    config = config or WideDeepConfig()
-    config = replace(config, dimension=start_width(retrieval) or config.dimension)
-    data = data or load_data(repo, recommender, DataConfig(), progress=progress)
-    candidates = ranking_candidates(data, retrieval, config, seed=seed, progress=progress)
+    if not isinstance(ranking.modules.get(Role.RANKER), WideDeep):
+        raise InvalidArgument(f"{ranking.signature.name} is no Wide & Deep ranker; it has no parts", field="ranking")
+    training = ranking.signature.metadata["training"]
+    run = replace(run or Run(), seed=int(training["seed"]))
+    config = restore(WideDeepConfig, ranking.config["hyperparameters"])
+    usable = config.parts == "both" and "warm_start" not in training
+    refitted = bool(training.get("refit"))
+    # A retrieval model that has learned from validation would find its likes too well.
+    base = train_family(repo, recommender, data=data, run=run.within("base")) if refitted else retrieval
+    candidates = ranking_candidates(data, base, config, run)
+    k = min(data.settings.candidates, data.items)
+    found = retrieved_set(retrieval.modules, tensors_of(data, retrieval), data, data.test, k)
     rows: dict[str, Ablation] = {}
+    main: Values | None = None
     for name, parts in NAMES.items():
-        trained = ranking if parts == "both" else None
-        if trained is None:
+        trained = ranking
+        if not (usable and parts == "both"):
+            form = replace(config, parts=parts)
             trained = train_ranking(
-                repo,
-                recommender,
-                retrieval,
-                seed=seed,
-                config=replace(config, parts=parts),
-                data=data,
-                progress=progress,
-                run=None if run is None else run.within(parts),
-                candidates=candidates,
-            )
-        rows[name] = judge_ranker(data, trained, candidates.held_out, seed=seed)
+                repo, recommender, base, seed=run.seed, config=form, data=data, progress=run.progress,
+                run=run.within(parts), candidates=candidates,
+            )  # fmt: skip
+            trained = refit_ranker(trained, retrieval, data, run) if refitted else trained
+        quality, per_user = judge_form(data, trained, found)
+        main = per_user if main is None else main
+        rows[name] = Ablation(
+            quality,
+            bootstrap_interval(per_user, seed=seed),
+            None if parts == "both" else paired_interval(main, per_user, seed=seed),
+            sum(int((weight != 0).sum()) for m in trained.modules.values() for weight in m.parameters()),
+        )
     return rows
 
 
-def judge_ranker(data: TrainingData, ranking: Checkpoint, found: RankingSet, *, seed: int = 0) -> Ablation:
-    """Measures a ranker on some candidates.
-
-    Args:
-        data: What it was trained on.
-        ranking: The trained ranker.
-        found: Candidates, with what became of them.
-        seed: Of the bootstrap.
-    """
+def judge_form(data: TrainingData, ranking: Checkpoint, found: RankingSet) -> tuple[Quality, Values]:
+    """Quality of a ranker on some candidates, and [q] NDCG@10 of the lists that it makes of them."""
     probabilities = rank(data, ranking, found)
-    order = np.argsort(np.where(found.real, -probabilities, np.inf), axis=1, kind="stable")
-    ordered = np.take_along_axis(found.items, order, axis=1)
+    ordered = np.take_along_axis(found.items, order_of(found, probabilities), axis=1)
     relevant = Relevant(found.queries.offsets, found.queries.items)
-    labels, p = found.labels[found.real], probabilities[found.real]
-    return Ablation(
-        log_loss=log_loss(labels, p),
-        auc=auc(labels, p),
-        calibration_error=expected_calibration_error(labels, p),
-        ndcg=bootstrap_interval(ndcg_at(ordered, relevant, min(CUT, ordered.shape[1])), seed=seed),
-        weights=sum(int((weight != 0).sum()) for m in ranking.modules.values() for weight in m.parameters()),
-    )
+    return pooled_quality(data, ranking, found, probabilities), ndcg_at(ordered, relevant, min(CUT, ordered.shape[1]))

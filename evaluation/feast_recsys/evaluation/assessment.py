@@ -13,19 +13,11 @@ from typing import Any
 import numpy as np
 
 from feast_recsys.bundle.progress import SILENT, Reporter
+from feast_recsys.evaluation.baselines import choose_baselines, likes_before_test
 from feast_recsys.evaluation.exposure import coverage, exposures, gini, lorenz
 from feast_recsys.evaluation.full_ranking import Scores, measure, rank_users
 from feast_recsys.evaluation.intervals import Interval, bootstrap_interval, paired_interval
-from feast_recsys.evaluation.metrics import mean
-from feast_recsys.evaluation.predictions import Reliability, auc_per_user, reliability
-from feast_recsys.evaluation.protocol import (
-    RankingQuality,
-    choose_baselines,
-    judge,
-    likes_before_test,
-    rank,
-    tensors_of,
-)
+from feast_recsys.evaluation.ranker import RankerQuality, judge_ranker, order_of, rank, tensors_of
 from feast_recsys.evaluation.relevance import Hits, Mask, Relevant, Rows, Values
 from feast_recsys.evaluation.slices import item_slices, recall_within, user_slices
 from feast_recsys.models.data.events import Part
@@ -77,25 +69,6 @@ class Exposure:
 
 
 @dataclass(frozen=True)
-class RankerQuality:
-    """The ranker, given the candidates of retrieval.
-
-    Attributes:
-        pooled: Over all candidates.
-        auc_per_user: Mean over the users with candidates of both kinds.
-        ndcg: NDCG@10 over what can be reached: relevant are the liked candidates only.
-        ndcg_retrieve: The same for retrieval's order of the same candidates.
-        points: Of the reliability plot.
-    """
-
-    pooled: RankingQuality
-    auc_per_user: float
-    ndcg: Interval
-    ndcg_retrieve: Interval
-    points: Reliability
-
-
-@dataclass(frozen=True)
 class Assessment:
     """What was measured. Intervals are 95 % bootstrap intervals over users; contenders by name, ours first.
 
@@ -132,7 +105,7 @@ class Assessment:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; a number that is not defined is null."""
-        document: dict[str, Any] = _plain(asdict(self))
+        document: dict[str, Any] = plain(asdict(self))
         return document
 
 
@@ -157,7 +130,7 @@ def assess(
         recommender: Its name.
         data: What the models were trained on.
         retrieval, ranking: The trained models; no ranking if the recommender only retrieves.
-        baselines: Whether to compare with popularity, item-kNN, EASE and ALS, chosen on validation.
+        baselines: Whether to compare with popularity, item-kNN, EASE, ALS and BPR, chosen on validation.
         seed: Of the bootstrap.
         progress: Hears of the steps.
     """
@@ -220,32 +193,13 @@ def _our_lists(
     for number, (name, (chosen, scores)) in enumerate(sets.items()):
         candidates = RankingSet(queries, chosen, scores, is_liked(chosen, queries))
         probabilities = rank(data, ranking, candidates)
-        order = np.argsort(np.where(candidates.real, -probabilities, np.inf), axis=1, kind="stable")[:, :k]
+        order = order_of(candidates, probabilities)[:, :k]
         ordered["rank" if name == "retrieve" else name] = np.take_along_axis(chosen, order, axis=1)
         if name == "retrieve":
-            quality = _ranker_quality(candidates, probabilities, ordered["rank"], seed)
+            quality = judge_ranker(data, ranking, candidates, probabilities, min(SHOWN, k), seed)
         progress.progress(number + 1, len(sets))
     progress.done(f"{len(queries)} test users")
     return {"rank": ordered.pop("rank"), "retrieve": sets["retrieve"][0]}, ordered, quality
-
-
-def _ranker_quality(candidates: RankingSet, probabilities: Values, order: Rows, seed: int) -> RankerQuality:
-    real, labels = candidates.real, candidates.labels
-    user = np.nonzero(real)[0]
-    offsets = np.concatenate([[0], np.cumsum(labels.sum(axis=1))]).astype(np.int64)
-    reachable = Relevant(offsets, candidates.items[labels])
-    cut = min(SHOWN, order.shape[1])
-
-    def ndcg(lists: Rows) -> Interval:
-        return bootstrap_interval(Hits.of(lists, reachable, cut).ndcg(cut), seed=seed)
-
-    return RankerQuality(
-        judge(labels[real], probabilities[real]),
-        mean(auc_per_user(labels[real], probabilities[real], user)),
-        ndcg(order),
-        ndcg(candidates.items),
-        reliability(labels[real], probabilities[real]),
-    )
 
 
 def _summary(
@@ -317,11 +271,12 @@ def _distinct(items: Rows) -> Rows:
     return items[::-1][np.sort(last)][::-1]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Plain JSON types of a nested value; a number that is not finite is None."""
     if isinstance(value, Mapping):
-        return {name: _plain(entry) for name, entry in value.items()}
+        return {name: plain(entry) for name, entry in value.items()}
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -61,33 +61,45 @@ def auc_per_user(labels: Numbers, scores: Numbers, groups: Numbers) -> Values:
     return divide(concordant, positives * (sizes - positives))
 
 
-def log_loss(labels: Numbers, probabilities: Numbers) -> float:
+def log_loss(labels: Numbers, probabilities: Numbers, weights: Numbers | None = None) -> float:
     """-mean of [y ln p + (1 - y) ln(1 - p)], p clipped to [1e-7, 1 - 1e-7].
 
     Args:
         labels: [n] 0 or 1.
         probabilities: [n] in [0, 1].
+        weights: [n], at least 0: the mean is a weighted one; None for 1.
 
     Raises:
-        InvalidArgument: no rows, labels other than 0 and 1, or probabilities outside [0, 1].
+        InvalidArgument: no rows, labels other than 0 and 1, probabilities outside [0, 1], or no weight on any row.
     """
     truth, p = _probabilities(labels, probabilities)
     p = np.clip(p, CLIP, 1 - CLIP)
-    return float(-np.mean(truth * np.log(p) + (1 - truth) * np.log1p(-p)))
+    losses = -(truth * np.log(p) + (1 - truth) * np.log1p(-p))
+    if weights is None:
+        return float(losses.mean())
+    _, weigh = _pair(labels, weights)
+    if weigh.min() < 0 or weigh.sum() <= 0:
+        raise InvalidArgument("weights must be at least 0, and one above it", field="weights")
+    return float(np.average(losses, weights=weigh))
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Predicted against observed shares, in bins of equal count and rising probability.
+    """Predicted against observed shares or values, in bins of equal count, ascending by the prediction.
 
     Attributes:
-        predicted, observed: [b] float64, mean probability and mean label.
+        predicted, observed: [b] float64, mean prediction and mean label.
         counts: [b] int64, rows.
     """
 
     predicted: Values
     observed: Values
     counts: Rows
+
+    @property
+    def error(self) -> float:
+        """Sum over bins of (share of rows) x |mean prediction - mean label|."""
+        return float(np.sum(self.counts * np.abs(self.predicted - self.observed)) / self.counts.sum())
 
 
 def reliability(labels: Numbers, probabilities: Numbers, bins: int = 15) -> Reliability:
@@ -104,16 +116,21 @@ def reliability(labels: Numbers, probabilities: Numbers, bins: int = 15) -> Reli
     Raises:
         InvalidArgument: as `log_loss`, or bins below 1.
     """
-    truth, p = _probabilities(labels, probabilities)
-    if bins < 1:
-        raise InvalidArgument(f"bins must be at least 1, not {bins}", field="bins")
-    levels, level = np.unique(p, return_inverse=True)
-    shared = np.bincount(level, truth) / np.bincount(level)
-    level = np.sort(level)
-    sizes = np.array([len(part) for part in np.array_split(level, min(bins, len(level)))], np.int64)
-    starts = np.cumsum(sizes) - sizes
-    predicted, observed = (np.add.reduceat(values[level], starts) / sizes for values in (levels, shared))
-    return Reliability(predicted, observed, sizes)
+    return _binned(*_probabilities(labels, probabilities), bins)
+
+
+def value_reliability(values: Numbers, expected: Numbers, bins: int = 15) -> Reliability:
+    """The same for expected values instead of probabilities.
+
+    Args:
+        values: [n] what it came to.
+        expected: [n] what was predicted, in the same unit.
+        bins: Number of bins, at least 1.
+
+    Raises:
+        InvalidArgument: no rows, numbers that are not finite, or bins below 1.
+    """
+    return _binned(*_pair(values, expected), bins)
 
 
 def expected_calibration_error(labels: Numbers, probabilities: Numbers, bins: int = 15) -> float:
@@ -121,8 +138,7 @@ def expected_calibration_error(labels: Numbers, probabilities: Numbers, bins: in
 
     The bins are of equal count, those of `reliability`; arguments and errors are its, too.
     """
-    points = reliability(labels, probabilities, bins)
-    return float(np.sum(points.counts * np.abs(points.predicted - points.observed)) / points.counts.sum())
+    return reliability(labels, probabilities, bins).error
 
 
 def rmse(labels: Numbers, predictions: Numbers) -> float:
@@ -157,3 +173,15 @@ def _probabilities(labels: Numbers, probabilities: Numbers) -> tuple[Values, Val
     if p.min() < 0 or p.max() > 1:
         raise InvalidArgument("probabilities must lie in [0, 1]; apply the sigmoid first", field="probabilities")
     return truth, p
+
+
+def _binned(truth: Values, p: Values, bins: int) -> Reliability:
+    if bins < 1:
+        raise InvalidArgument(f"bins must be at least 1, not {bins}", field="bins")
+    levels, level = np.unique(p, return_inverse=True)
+    shared = np.bincount(level, truth) / np.bincount(level)
+    level = np.sort(level)
+    sizes = np.array([len(part) for part in np.array_split(level, min(bins, len(level)))], np.int64)
+    starts = np.cumsum(sizes) - sizes
+    predicted, observed = (np.add.reduceat(values[level], starts) / sizes for values in (levels, shared))
+    return Reliability(predicted, observed, sizes)

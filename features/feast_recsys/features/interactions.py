@@ -69,6 +69,19 @@ def read_interactions(repo: Repo) -> Interactions:
     return Interactions(users[order], items[order], timestamps[order], labels[order], positive[order])
 
 
+def interacting_users(repo: Repo) -> Array:
+    """The users of the interactions that `recsys.interactions` names: [n] ids, ascending, each once.
+
+    Raises:
+        InvalidSettings, InvalidRepository: see `read_interactions`.
+    """
+    settings = repo.settings.interactions
+    if settings is None:
+        raise InvalidSettings(f"`{_FIELD}` is not set; give it the path of a Parquet file", field=_FIELD)
+    path, user = repo.resolve(settings.path), entity_key(repo, Side.USER)
+    return np.unique(_ids(_read(path, [user.join_key]), user, path))
+
+
 def _read(path: Path, columns: list[str]) -> pa.Table:
     if not path.exists():
         raise InvalidSettings(f"{path} ({_FIELD}.path) does not exist; create it", field=f"{_FIELD}.path")

@@ -1,4 +1,4 @@
-"""Reads of one user from Redis: one command per key and one round trip for all views of a plan.
+"""Reads of users from Redis: one command per key, and one round trip for all views of a plan and all users.
 
 Feast keeps a hash per entity key with the features of all its views, so one HMGET brings those of all views that
 share a key. Commands are put together when the plan is compiled, all but the key itself.
@@ -26,6 +26,7 @@ from feast_recsys.features.repo import Repo
 from feast_recsys.features.request_values import NO_REQUEST
 from feast_recsys.features.row_decoder import RowDecoder
 from feast_recsys.features.rows import unavailable, unix_seconds
+from feast_recsys.features.user_reader import as_rows
 
 _UNSET = Value()
 # Below it `online_read`, which goes through a float and a datetime, keeps the second.
@@ -68,7 +69,7 @@ class _Command:
 
 
 class RedisReader:
-    """Reads one row of what a plan names.
+    """Reads rows of what a plan names.
 
     Args:
         plan: What to read; all of it by `online_read`.
@@ -83,11 +84,18 @@ class RedisReader:
 
     def begin(self, key: Mapping[str, int | str], request: Mapping[str, Any] = NO_REQUEST) -> RedisPending:
         """See UserReader."""
-        ids = coerce_row(self._plan.join_keys, key)
-        return RedisPending(self, b"".join([command.pack(ids) for command in self.commands]))
+        return self.begin_many([key])
+
+    def begin_many(
+        self, keys: Sequence[Mapping[str, int | str]], request: Mapping[str, Any] = NO_REQUEST
+    ) -> RedisPending:
+        """See UserReader."""
+        rows = [coerce_row(self._plan.join_keys, key) for key in keys]
+        packed = b"".join([command.pack(ids) for ids in rows for command in self.commands])
+        return RedisPending(self, packed, len(rows))
 
     def decode(self, replies: Sequence[Sequence[bytes | None]]) -> dict[str, Column]:
-        """The columns of the replies to all commands."""
+        """One row of columns, of the replies to all commands for one key."""
         columns: dict[str, Any] = dict.fromkeys(self.references)
         for command, reply in zip(self.commands, replies, strict=True):
             for part in command.parts:
@@ -100,10 +108,10 @@ class RedisReader:
 class RedisPending:
     """A read that was sent, or that waits for a connection to be sent on."""
 
-    __slots__ = ("_connection", "_opening", "_packed", "_reader")
+    __slots__ = ("_connection", "_opening", "_packed", "_reader", "_rows")
 
-    def __init__(self, reader: RedisReader, packed: bytes) -> None:
-        self._reader, self._packed = reader, packed
+    def __init__(self, reader: RedisReader, packed: bytes, rows: int) -> None:
+        self._reader, self._packed, self._rows = reader, packed, rows
         self._opening: Opening | None = None
         self._connection = connection = reader.connections.lend()
         if connection is not None:
@@ -119,7 +127,8 @@ class RedisPending:
         deadline = time.monotonic() + timeout
         try:
             replies = self._replies(deadline)
-            return self._reader.decode(replies)
+            each = len(self._reader.commands)
+            return as_rows([self._reader.decode(replies[n : n + each]) for n in range(0, len(replies), each)])
         except OnlineStoreUnavailable:
             raise
         except (redis.RedisError, OSError, DecodeError) as error:
@@ -156,7 +165,7 @@ class RedisPending:
         if not connection.can_read(max(deadline - time.monotonic(), 0.0)):
             raise redis.TimeoutError("no answer in time")
         replies = []
-        for _ in self._reader.commands:
+        for _ in range(self._rows * len(self._reader.commands)):
             connection.update_current_socket_timeout(max(deadline - time.monotonic(), 0.001))
             replies.append(connection.read_response(disable_decoding=True))
         self._connection = None

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from feast_recsys.bundle.errors import InvalidSettings
+from feast_recsys.features.index_settings import IndexSettings, MeasuredIndex, setting_path
+from feast_recsys.features.source_settings import Source, check_sources
 
 SECTION = "recsys"
 
@@ -50,6 +53,8 @@ class Retrieval(_Section):
     """Name of the exported model; `<recommender>_retrieval` if empty."""
     vectors: Reference | None = None
     """Feature that `materialize` writes the item vectors to; None keeps them in the bundle only."""
+    user_vectors: Reference | None = None
+    """Feature that `materialize` writes the query vector of every user to, for other models to use; None for none."""
     family: RetrievalFamily = "two_tower"
     """What `feast-recsys train` trains: `two_tower` from the features of both sides; `content` and `audio`, which put
     new items where their content says; `mult_dae`, `mult_vae` and `deep_autoencoder`, `als`, `bpr`, `ease`, `item_knn`
@@ -67,6 +72,9 @@ class Retrieval(_Section):
     another name, or `materialize --full`."""
     hyperparameters: Mapping[str, Any] = {}
     """Of the family, by name, instead of its defaults; docs/models.md lists them."""
+    index: IndexSettings = MeasuredIndex()
+    """What searches the item vectors: the fastest that reaches a recall, or with `kind` a fixed one; see
+    docs/retrieval.md."""
 
 
 class Ranking(_Section):
@@ -83,6 +91,32 @@ class Ranking(_Section):
     first; one alone is a weight for each of its values."""
     hyperparameters: Mapping[str, Any] = {}
     """Of the family, by name, instead of its defaults; docs/models.md lists them."""
+
+
+class Cap(_Section):
+    """A limit for items with the same value."""
+
+    key: Reference
+    """Item feature: text, whole number, truth value, or a list of such, each element of which counts. Items without a
+    value are not limited."""
+    max_items: Positive
+    """Most items with the same value."""
+
+
+class Reranking(_Section):
+    """How Rank and Recommend arrange what was ranked. A request may bring its own, which then replaces all of it."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    relevance_weight: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Weight of the probability against the likeness to items placed before; 1 is the order of probability, less is
+    more diverse."""
+    caps: tuple[Cap, ...] = ()
+    """Limits for values of item features; all are held."""
+    pinned_item_ids: tuple[str, ...] = ()
+    """Items that come first, in this order, where they are eligible."""
+    blocked_item_ids: tuple[str, ...] = ()
+    """Items that never come back from Rank or Recommend."""
 
 
 class Recommender(_Section):
@@ -102,6 +136,32 @@ class Recommender(_Section):
     """Number of items of Retrieve, and of candidates inside Recommend, when the request says 0."""
     title: Reference | None = None
     """Item feature that the client commands print."""
+    reranking: Reranking = Reranking()
+    """How ranked items are arranged where a request does not say."""
+    sources: tuple[Source, ...] = ()
+    """Where candidates come from, in the order in which an item that several have counts for one of them. Empty takes
+    them all from `retrieval`."""
+    fallback: str | None = None
+    """Name of a source of kind `popular` or `recent`: it takes the place of those that look at the user, where nothing
+    is known of that user."""
+
+    @field_validator("sources")
+    @classmethod
+    def _fit_sources(cls, sources: tuple[Source, ...], info: ValidationInfo) -> tuple[Source, ...]:
+        retrieval: Retrieval | None = info.data.get("retrieval")
+        return sources if retrieval is None else check_sources(sources, retrieval.history)
+
+    @field_validator("fallback")
+    @classmethod
+    def _know_fallback(cls, fallback: str | None, info: ValidationInfo) -> str | None:
+        names = [source.name for source in info.data.get("sources") or () if source.kind in ("popular", "recent")]
+        if fallback is not None and "sources" in info.data and fallback not in names:
+            raise PydanticCustomError(
+                "fallback",
+                "no source of kind popular or recent is called {name}; there are: {known}",
+                {"name": fallback, "known": ", ".join(names) or "none"},
+            )
+        return fallback
 
 
 class Serving(_Section):
@@ -132,6 +192,11 @@ class Serving(_Section):
     """Most candidates of one Rank, and largest `candidate_count` of Recommend."""
     max_exclusions: Positive = 10_000
     """Most `exclude_item_ids` of one request."""
+    max_batch: Positive = 64
+    """Most users of one BatchRetrieve."""
+    filter_cache_mib: Annotated[int, Field(ge=0)] = 64
+    """MiB in which one worker keeps what lately used filters let pass, for each bundle that it holds; 0 keeps
+    nothing."""
     poll_seconds: Annotated[float, Field(gt=0)] = 1.0
     """How often the server looks for a new bundle."""
     refresh_seconds: Annotated[float, Field(gt=0)] = 60.0
@@ -151,8 +216,8 @@ class Settings(_Section):
     """Feature view whose keys are the items that exist."""
     recommenders: Annotated[Mapping[str, Recommender], Field(min_length=1)]
     """By name."""
-    interactions: Interactions | None = None
-    """For `train`."""
+    interactions: Annotated[Interactions | None, Field(validate_default=True)] = None
+    """For `train`, and for sources that count likes."""
     serving: Serving = Serving()
     """For `serve`."""
     bundles: str = "data/bundles"
@@ -163,6 +228,20 @@ class Settings(_Section):
     """Folder of exported models."""
     checkpoints: str = "data/checkpoints"
     """Folder of trained checkpoints."""
+
+    @field_validator("interactions")
+    @classmethod
+    def _count_likes(cls, interactions: Interactions | None, info: ValidationInfo) -> Interactions | None:
+        for name, recommender in (info.data.get("recommenders") or {}).items():
+            for source in recommender.sources:
+                if source.counts_likes and interactions is None:
+                    raise PydanticCustomError(
+                        "interactions",
+                        "source {source} of recommender {name} counts likes; give `interactions` the path of a Parquet "
+                        "file",
+                        {"source": source.name, "name": name},
+                    )
+        return interactions
 
     @model_validator(mode="before")
     @classmethod
@@ -206,7 +285,7 @@ def parse_settings(section: Any, file: Path) -> Settings:
         return Settings.model_validate(section)
     except ValidationError as error:
         first = error.errors()[0]
-        path = ".".join([SECTION, *(str(part) for part in first["loc"])])
+        path = setting_path(SECTION, first["loc"])
         raise InvalidSettings(f"{file}: {path}: {first['msg'].lower()}", field=path) from error
 
 

@@ -1,4 +1,4 @@
-"""Reads of one user from SQLite, on the calling thread: the store is a file, and a lock of it is waited for in time.
+"""Reads of users from SQLite, on the calling thread: the store is a file, and a lock of it is waited for in time.
 
 Feast's own read brings a datetime, a message and a group for each stored feature, over a connection that all threads
 share. Here one statement brings the rows of all views, over connections of our own, and only what the plan names is
@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -28,6 +28,7 @@ from feast_recsys.features.repo import Repo
 from feast_recsys.features.request_values import NO_REQUEST
 from feast_recsys.features.row_decoder import RowDecoder
 from feast_recsys.features.rows import unavailable, unix_seconds
+from feast_recsys.features.user_reader import as_rows
 
 _shared: weakref.WeakKeyDictionary[OnlineStore, SqliteConnections] = weakref.WeakKeyDictionary()
 _shared_lock = threading.Lock()
@@ -78,7 +79,7 @@ class _Lent:
 
 
 class SqliteReader:
-    """Reads one row of what a plan names.
+    """Reads rows of what a plan names.
 
     Args:
         repo: The repository.
@@ -105,14 +106,26 @@ class SqliteReader:
 
     def begin(self, key: Mapping[str, int | str], request: Mapping[str, Any] = NO_REQUEST) -> SqlitePending:
         """See UserReader. There is nothing to begin: a read of the page cache takes less than handing it over."""
-        ids = coerce_row(self._plan.join_keys, key)
-        return SqlitePending(self, [serialize(tuple([ids[c] for c in columns])) for serialize, columns in self._keys])
+        return self.begin_many([key])
 
-    def read(self, keys: list[bytes], timeout: float) -> dict[str, Column]:
+    def begin_many(
+        self, keys: Sequence[Mapping[str, int | str]], request: Mapping[str, Any] = NO_REQUEST
+    ) -> SqlitePending:
+        """See UserReader. A statement for each key: there is no way to a server that one could save."""
+        rows = [coerce_row(self._plan.join_keys, key) for key in keys]
+        return SqlitePending(
+            self, [[serialize(tuple([ids[c] for c in columns])) for serialize, columns in self._keys] for ids in rows]
+        )
+
+    def read(self, rows: Sequence[list[bytes]], timeout: float) -> dict[str, Column]:
         """See Pending.result."""
+        deadline = time.monotonic() + timeout
+        return as_rows([self._read(keys, deadline) for keys in rows])
+
+    def _read(self, keys: list[bytes], deadline: float) -> dict[str, Column]:
         found: list[dict[str, bytes]] = [{} for _ in self._views]
         moments: list[Any] = [None] * len(self._views)
-        for view, feature, raw, moment in self._rows(keys, time.monotonic() + timeout):
+        for view, feature, raw, moment in self._rows(keys, deadline):
             found[view][feature] = raw
             moments[view] = moment
         columns: dict[str, Any] = dict.fromkeys(self._plan.references)
@@ -143,14 +156,14 @@ class SqliteReader:
 class SqlitePending:
     """A read that happens when its result is asked for."""
 
-    __slots__ = ("_keys", "_reader")
+    __slots__ = ("_reader", "_rows")
 
-    def __init__(self, reader: SqliteReader, keys: list[bytes]) -> None:
-        self._reader, self._keys = reader, keys
+    def __init__(self, reader: SqliteReader, rows: list[list[bytes]]) -> None:
+        self._reader, self._rows = reader, rows
 
     def result(self, timeout: float) -> dict[str, Column]:
         """See Pending."""
-        return self._reader.read(self._keys, timeout)
+        return self._reader.read(self._rows, timeout)
 
     def abandon(self) -> None:
         """See Pending."""

@@ -1,4 +1,5 @@
-"""The read of one user on the path of a request: begun, left alone while the caller works, and then waited for.
+"""The read of a user on the path of a request, or of several at once: begun, left alone while the caller works, and
+then waited for.
 
 A reader is for a store whose reads can be bounded on the calling thread. For any other there is none, and the server
 reads through `OnlineReader` in threads of its own, which may hang without the request hanging with them.
@@ -6,7 +7,7 @@ reads through `OnlineReader` in threads of its own, which may hang without the r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from feast_recsys.bundle.columns import Column
@@ -25,7 +26,7 @@ class Pending(Protocol):
             timeout: Seconds from now.
 
         Returns:
-            By reference, in the order of the plan, a column of one row.
+            By reference, in the order of the plan, a column of one row for each key.
 
         Raises:
             OnlineStoreUnavailable: the store failed, or did not answer in time.
@@ -38,7 +39,7 @@ class Pending(Protocol):
 
 
 class UserReader(Protocol):
-    """Reads one row of what a plan names. Threads may share it."""
+    """Reads rows of what a plan names. Threads may share it."""
 
     def begin(self, key: Mapping[str, int | str], request: Mapping[str, Any] = NO_REQUEST) -> Pending:
         """Begins a read, without waiting for the store.
@@ -50,6 +51,16 @@ class UserReader(Protocol):
         Raises:
             InvalidArgument: a join key is missing, null or of another type; names it.
         """
+
+    def begin_many(self, keys: Sequence[Mapping[str, int | str]], request: Mapping[str, Any] = NO_REQUEST) -> Pending:
+        """As `begin` for one key at least, the same request for all, in one round trip."""
+
+
+def as_rows(rows: Sequence[dict[str, Column]]) -> dict[str, Column]:
+    """One row each, by reference, as columns of as many rows."""
+    if len(rows) == 1:
+        return rows[0]
+    return {reference: Column.concatenate([row[reference] for row in rows]) for reference in rows[0]}
 
 
 def user_reader(repo: Repo, plan: ReadPlan) -> UserReader | None:

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from feast_recsys.bundle.errors import JobFailed
+from feast_recsys.bundle.index.entry import IndexEntry
 from feast_recsys.bundle.index.vectors import save_vectors
 from feast_recsys.bundle.manifest import RecommenderEntry, inventory
 from feast_recsys.bundle.signature import Role, Stage
@@ -30,7 +32,11 @@ Models = Mapping[tuple[str, Stage], ExportedModel]
 
 
 def write_files(
-    staged: Path, models: Models, catalogue: Catalogue, vectors: Mapping[str, Vectors]
+    staged: Path,
+    models: Models,
+    catalogue: Catalogue,
+    vectors: Mapping[str, Vectors],
+    indexes: Mapping[str, IndexEntry] = MappingProxyType({}),
 ) -> dict[str, RecommenderEntry]:
     """Fills a staging folder with all but the item columns and the manifest.
 
@@ -56,6 +62,7 @@ def write_files(
             retrieval.signature.graphs[Role.ITEM_ENCODER].sha256,
             f"{MODELS}/{ranking.name}" if ranking is not None else None,
             f"{ITEM_COLUMNS}/{ranking.name}" if ranking is not None and ranking.item_part is not None else None,
+            index=indexes.get(recommender),
         )
     return entries
 

@@ -120,6 +120,23 @@ def check_title(repo: Repo, recommender: str) -> Iterator[Finding]:
         yield ok(subject, reference)
 
 
+def check_caps(repo: Repo, recommender: str) -> Iterator[Finding]:
+    """The features whose values `reranking` limits."""
+    for n, cap in enumerate(repo.settings.recommenders[recommender].reranking.caps):
+        subject = f"{SECTION}.recommenders.{recommender}.reranking.caps[{n}].key"
+        try:
+            schema = feature_schema(repo, cap.key)
+        except InvalidRepository as error:
+            yield Finding("error", subject, error.message, _APPLY)
+            continue
+        if schema.side is not Side.ITEM or schema.dtype is DType.FLOAT32:
+            have = f"a {schema.dtype.value} {'list' if schema.is_list else 'value'} of the {schema.side.value}"
+            message = f"{cap.key} is {have}; caps count equal values, of the item"
+            yield Finding("error", subject, message, "name a feature of the item with texts, whole numbers or truths")
+        else:
+            yield ok(subject, f"at most {cap.max_items} with the same {cap.key}")
+
+
 def check_training(repo: Repo, recommender: str) -> Iterator[Finding]:
     """What only `train` uses."""
     settings = repo.settings.recommenders[recommender]

@@ -11,9 +11,12 @@ from feast_recsys.bundle.store import Bundle, current, open_bundle
 from feast_recsys.features.repo import Repo, entity_key
 from feast_recsys.features.schema import service_schemas
 from feast_recsys.features.settings import SECTION
+from feast_recsys.jobs.check_index import check_index
+from feast_recsys.jobs.check_sources import check_bundled_sources
 from feast_recsys.jobs.exported import ExportedModel, misfits, model_names, open_model
 from feast_recsys.jobs.findings import Finding, ok
 from feast_recsys.jobs.registry import registry_hash
+from feast_recsys.jobs.sources import open_source_models
 from feast_recsys.jobs.write_vectors import vector_views
 
 MATERIALIZE = "run `feast-recsys materialize`"
@@ -31,6 +34,10 @@ def open_models(repo: Repo, models: Models) -> Iterator[Finding]:
             continue
         graphs = ", ".join(f"{role.value} with {len(g.inputs)} inputs" for role, g in model.signature.graphs.items())
         yield ok(subject, f"{name}: {graphs}")
+    try:
+        models |= open_source_models(repo)
+    except RecsysError as error:
+        yield Finding("error", error.field or f"{SECTION}.recommenders", error.message)
 
 
 def check_inputs(repo: Repo, model: ExportedModel) -> Iterator[Finding]:
@@ -132,6 +139,8 @@ def _recommender(repo: Repo, bundle: Bundle, name: str, models: Models) -> Itera
             yield Finding("warning", f"{subject}.{stage.value}", message, MATERIALIZE)
         elif model is not None:
             yield ok(f"{subject}.{stage.value}", f"the bundle serves {model.name} as it was exported")
+    yield from check_bundled_sources(repo, name, entry)
+    yield from check_index(repo, bundle, name)
     if settings.title is not None and settings.title not in bundle.snapshot.references:
         message = f"the bundle has no {settings.title}, so titles can't be shown"
         yield Finding("warning", f"{subject}.title", message, MATERIALIZE)

@@ -12,9 +12,11 @@ from pydantic import ValidationError
 
 from feast_recsys.bundle.errors import RecsysError
 from feast_recsys.bundle.signature import Side, Stage
+from feast_recsys.features.index_settings import setting_path
 from feast_recsys.features.repo import CONFIGURATION_FILE, Repo, open_repo
 from feast_recsys.features.settings import SECTION, Settings
 from feast_recsys.jobs import check_feast, check_models, check_split
+from feast_recsys.jobs.check_sources import check_sources
 from feast_recsys.jobs.findings import Check, Finding, ok, run_checks
 
 __all__ = ["Finding", "examine", "examine_folder"]
@@ -67,6 +69,8 @@ def _repository_checks(repo: Repo) -> Iterator[tuple[str, Check]]:
         subject = f"{SECTION}.recommenders.{name}"
         yield f"{subject}.seen", partial(check_feast.check_seen, repo, name)
         yield f"{subject}.title", partial(check_feast.check_title, repo, name)
+        yield f"{subject}.sources", partial(check_sources, repo, name)
+        yield f"{subject}.reranking", partial(check_feast.check_caps, repo, name)
         yield subject, partial(check_feast.check_training, repo, name)
     yield "item vectors", partial(check_feast.check_vectors, repo)
     yield f"{SECTION}.interactions", partial(check_feast.check_interactions, repo)
@@ -105,7 +109,7 @@ def _settings(file: Path) -> Iterator[Finding]:
         settings = Settings.model_validate(section)
     except ValidationError as error:
         for wrong in error.errors():
-            path = ".".join([SECTION, *(str(part) for part in wrong["loc"])])
+            path = setting_path(SECTION, wrong["loc"])
             yield Finding("error", path, wrong["msg"], f"correct it in {file}")
         return
     yield ok(SECTION, f"recommenders: {', '.join(sorted(settings.recommenders))}")

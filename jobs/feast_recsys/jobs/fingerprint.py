@@ -13,30 +13,42 @@ from feast_recsys.bundle.columns import Array, Column, DType
 from feast_recsys.features.catalogue import Catalogue
 from feast_recsys.features.repo import Repo
 from feast_recsys.jobs.exported import ExportedModel
+from feast_recsys.jobs.sources import NO_SOURCES, SourceData, all_sources
 
 # Raised when the same inputs would make another bundle.
 RECIPE = 2
 
 
-def fingerprint(repo: Repo, models: Iterable[ExportedModel], catalogue: Catalogue) -> str:
-    """SHA-256, as hex, over the models' files, the settings that shape a bundle, and the items with their values.
+def fingerprint(
+    repo: Repo, models: Iterable[ExportedModel], catalogue: Catalogue, sources: SourceData = NO_SOURCES
+) -> str:
+    """SHA-256, as hex, over the models' files, the settings that shape a bundle, the items with their values, and what
+    there is for sources of candidates.
 
     Event times and the reasons for missing values are left out: materializing the same values again is nothing new.
     """
-    document = {
+    document: dict[str, Any] = {
         "recipe": RECIPE,
         "settings": _settings(repo),
         "models": {m.name: {name: entry.sha256 for name, entry in m.files.items()} for m in models},
         "ids": _digest([_array(catalogue.ids)]),
         "columns": {reference: _column(column) for reference, column in catalogue.columns.items()},
     }
+    shapes = [[name, source.name, source.shape()] for name, _, source in all_sources(repo)]
+    if shapes:
+        document["sources"] = [shapes, sources.digest()]
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def _settings(repo: Repo) -> dict[str, Any]:
     settings = repo.settings
     recommenders = {
-        name: [r.retrieval.model, r.retrieval.vectors, r.ranking.model if r.ranking else None]
+        name: [
+            r.retrieval.model,
+            r.retrieval.vectors,
+            r.ranking.model if r.ranking else None,
+            r.retrieval.index.model_dump(mode="json"),
+        ]
         for name, r in settings.recommenders.items()
     }
     return {

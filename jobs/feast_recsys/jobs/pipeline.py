@@ -23,6 +23,7 @@ from feast_recsys.features.catalogue import Catalogue, read_catalogue
 from feast_recsys.features.repo import EntityKey, Repo, entity_key
 from feast_recsys.jobs.assemble import ITEM_COLUMNS, Models, facts, write_files
 from feast_recsys.jobs.audit import SAMPLE, audit, sample_rows
+from feast_recsys.jobs.choose_index import choose_indexes
 from feast_recsys.jobs.embed import Rows, Vectors, embed, with_key
 from feast_recsys.jobs.exported import item_encoder, item_references, misfits, model_names, open_model
 from feast_recsys.jobs.feast_step import materialize_views
@@ -33,6 +34,8 @@ from feast_recsys.jobs.previous import Previous, open_previous, reusable_vectors
 from feast_recsys.jobs.registry import snapshot_references
 from feast_recsys.jobs.report import Journal, Mode, Summary
 from feast_recsys.jobs.sound import sounds_of
+from feast_recsys.jobs.sources import SourceData, add_sources, open_source_models, read_source_data
+from feast_recsys.jobs.user_vectors import write_user_vectors
 from feast_recsys.jobs.write_vectors import VectorView, differing, stored_vectors, vector_views, write_vectors
 
 # There from the first item vector written to Feast until the bundle with the same vectors is published.
@@ -76,10 +79,14 @@ class _Job:
 
     def run(self) -> Summary:
         root = self.repo.resolve(self.repo.settings.bundles)
-        models, targets = self._open_models()
+        models, targets, user_targets = self._open_models()
         self._materialize_views()
+        retrieval = {recommender: model for (recommender, role), model in models.items() if role is Stage.RETRIEVAL}
+        for target in user_targets:
+            write_user_vectors(self.repo, target, retrieval, self.as_of, self.journal)
         catalogue = self._read_catalogue(models)
-        made_of = fingerprint(self.repo, models.values(), catalogue)
+        sources = read_source_data(self.repo, catalogue, int(self.as_of.timestamp()))
+        made_of = fingerprint(self.repo, models.values(), catalogue, sources)
         previous = self._previous()
         if previous is not None and previous.bundle.manifest.fingerprint == made_of:
             return self._summary(previous.bundle.id, False, len(catalogue))
@@ -88,7 +95,7 @@ class _Job:
         (root / _PENDING).touch()
         for target in targets:
             self._write_vectors(target, catalogue, key, vectors, previous)
-        bundle_id = self._publish(models, catalogue, key, vectors, made_of)
+        bundle_id = self._publish(models, catalogue, key, vectors, made_of, sources)
         (root / _PENDING).unlink()
         return self._summary(bundle_id, True, len(catalogue))
 
@@ -105,21 +112,22 @@ class _Job:
             self.journal.notes.append(note)
         return previous
 
-    def _open_models(self) -> tuple[Models, list[VectorView]]:
+    def _open_models(self) -> tuple[Models, list[VectorView], list[VectorView]]:
         with self.journal.step("open models") as outcome:
             self.repo.store.refresh_registry()  # type: ignore[no-untyped-call]  # Feast has no annotation here
             models = {
                 (recommender, role): open_model(self.repo, recommender, role, name)
                 for (recommender, role), name in model_names(self.repo).items()
             }
+            models |= open_source_models(self.repo)
             for model in models.values():
                 for error in misfits(self.repo, model):
                     raise error
-            targets = vector_views(self.repo)
+            targets, user_targets = vector_views(self.repo), vector_views(self.repo, Side.USER)
             distinct = sorted({model.name for model in models.values()})
             outcome.text = ", ".join(distinct)
             outcome.counts["models"] = len(distinct)
-        return models, targets
+        return models, targets, user_targets
 
     def _materialize_views(self) -> None:
         with self.journal.step("materialize feature views") as outcome:
@@ -149,8 +157,7 @@ class _Job:
     ) -> dict[str, Vectors]:
         columns = with_key(catalogue.columns, key.join_key, catalogue.ids)
         vectors = {}
-        for recommender in self.repo.settings.recommenders:
-            model = models[recommender, Stage.RETRIEVAL]
+        for recommender, model in ((name, model) for (name, role), model in models.items() if role is Stage.RETRIEVAL):
             with self.journal.step(f"embed items for {recommender}") as outcome:
                 matrix = np.empty((len(catalogue), model.signature.dimension), np.float32)
                 todo = np.arange(len(catalogue))
@@ -212,13 +219,21 @@ class _Job:
                 )
 
     def _publish(
-        self, models: Models, catalogue: Catalogue, key: EntityKey, vectors: Mapping[str, Vectors], made_of: str
+        self,
+        models: Models,
+        catalogue: Catalogue,
+        key: EntityKey,
+        vectors: Mapping[str, Vectors],
+        made_of: str,
+        sources: SourceData,
     ) -> str:
         root = self.repo.resolve(self.repo.settings.bundles)
         staged = stage(root)
         self._write_item_columns(staged, models, catalogue, key)
+        indexes = choose_indexes(self.repo, models, vectors, staged, self.journal, mode=self.mode, as_of=self.as_of)
         with self.journal.step("write bundle") as outcome:
-            entries = write_files(staged, models, catalogue, vectors)
+            entries = write_files(staged, models, catalogue, vectors, indexes)
+            entries = add_sources(self.repo, staged, open_snapshot(staged / SNAPSHOT_FOLDER), sources, entries)
             files = inventory(staged)
             outcome.counts |= {"files": len(files), "bytes": sum(entry.bytes for entry in files.values())}
             outcome.text = f"{_count(len(files), 'file')}, {outcome.counts['bytes'] / 1e6:.1f} MB"

@@ -13,9 +13,10 @@ from feast_recsys.bundle.errors import CorruptArtifact, InvalidSignature
 from feast_recsys.bundle.index.vectors import open_vectors
 from feast_recsys.bundle.signature import Input, Role
 from feast_recsys.bundle.snapshot import UNKNOWN_ROW, Snapshot
-from feast_recsys.bundle.store import Bundle, current, open_bundle
+from feast_recsys.bundle.store import Bundle, LoadedRecommender, current, open_bundle
 from feast_recsys.jobs.embed import Rows, Vectors, same_inputs, with_key
 from feast_recsys.jobs.exported import ExportedModel
+from feast_recsys.jobs.sources import entries_by_name, joint
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,22 @@ class Previous:
 
     Attributes:
         bundle: The bundle.
-        vectors: By recommender, [n, d], row by row as in its snapshot; memory-mapped.
+        vectors: By recommender, and by joint name for models of its sources, [n, d], row by row as in its snapshot;
+            memory-mapped.
     """
 
     bundle: Bundle
     vectors: Mapping[str, Vectors]
+
+    def loaded(self, name: str) -> LoadedRecommender | None:
+        """What it holds by a recommender's name, or by the joint name of a model of a source; None if nothing."""
+        recommenders = self.bundle.recommenders
+        for recommender, entry in self.bundle.manifest.recommenders.items():
+            for source in entry.sources:
+                loaded = recommenders[recommender].sources[source]
+                if loaded.model is not None and joint(recommender, str(loaded.shape["model"])) == name:
+                    return loaded.model
+        return recommenders.get(name)
 
     def holds(self, recommender: str, ids: Array, vectors: Vectors) -> bool:
         """Whether it has exactly these vectors of exactly these items."""
@@ -49,7 +61,7 @@ def open_previous(root: Path) -> tuple[Previous | None, str]:
     try:
         bundle = open_bundle(root / name)
         vectors = {
-            key: open_vectors(root / name / entry.vectors) for key, entry in bundle.manifest.recommenders.items()
+            key: open_vectors(root / name / entry.vectors) for key, entry in entries_by_name(bundle.manifest).items()
         }
         return Previous(bundle, vectors), ""
     except (CorruptArtifact, InvalidSignature) as error:
@@ -73,7 +85,7 @@ def reusable_vectors(
         rows [m] of `ids`, and their vectors [m, d].
     """
     nothing = np.empty(0, np.int64), np.empty((0, model.signature.dimension), np.float32)
-    then, graph = previous.bundle.recommenders.get(recommender), model.signature.graphs[Role.ITEM_ENCODER]
+    then, graph = previous.loaded(recommender), model.signature.graphs[Role.ITEM_ENCODER]
     # The checksum is the graph's; the declared inputs say what goes into it.
     if then is None or replace(then.retrieval.graphs[Role.ITEM_ENCODER], file=graph.file) != graph:
         return nothing

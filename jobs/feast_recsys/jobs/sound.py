@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from feast_recsys.bundle.columns import Array, Column, DType
-from feast_recsys.bundle.errors import JobFailed, RecsysError
+from feast_recsys.bundle.errors import InvalidSettings, InvalidSignature, JobFailed, RecsysError
 from feast_recsys.bundle.signature import Input
 from feast_recsys.bundle.vocabulary import Vocabulary
 from feast_recsys.features.repo import Repo
+
+if TYPE_CHECKING:
+    from feast_recsys.features.audio import LogMel
 
 BATCH = 8
 """Items whose sound is held at once: a window of 599 frames of 128 bands is 0.3 MB."""
@@ -30,10 +34,12 @@ class Sounds:
     Attributes:
         folder: What paths are relative to.
         known: By name of an input with `cold_only`: the ids whose sound is not needed.
+        settings: By name of an input with sound: how it becomes numbers.
     """
 
     folder: Path
     known: Mapping[str, frozenset[int | str]]
+    settings: Mapping[str, LogMel]
 
     def columns(self, inputs: Sequence[Input], columns: Mapping[str, Column], ids: Array) -> dict[str, Column]:
         """The columns, with lists of numbers in place of the paths of sound files.
@@ -51,11 +57,9 @@ class Sounds:
 
     def _column(self, spec: Input, paths: Column, ids: Array) -> Column:
         # Few repositories have sound.
-        from feast_recsys.features.audio import LogMel, decode, log_mel, windows
+        from feast_recsys.features.audio import decode, log_mel, windows
 
-        assert spec.audio is not None
-        given: dict[str, Any] = {name: value for name, value in spec.audio.items() if name != COLD_ONLY}
-        settings = LogMel(**given)
+        settings = self.settings[spec.name]
         known = self.known.get(spec.name, frozenset())
         lists: list[npt.NDArray[np.float32]] = []
         wanted = paths.valid & np.array([key not in known for key in ids.tolist()], np.bool_)
@@ -85,14 +89,50 @@ def sounds_of(repo: Repo, folder: Path, inputs: Sequence[Input]) -> Sounds | Non
         inputs: Of its item encoder.
 
     Raises:
+        InvalidSignature: an input's settings of sound are not those of `features.audio.LogMel`; names the setting.
         CorruptArtifact: a vocabulary of the model can't be read.
     """
     if not takes_sound(inputs):
         return None
+    settings = {spec.name: sound_settings(spec) for spec in inputs if spec.audio is not None}
     files = [spec.vocabulary for spec in inputs if spec.source == "entity" and spec.vocabulary is not None]
     keys = frozenset(key for file in files for key in Vocabulary.load(folder / file).keys)
     known = {spec.name: keys for spec in inputs if spec.audio is not None and spec.audio.get(COLD_ONLY)}
-    return Sounds(repo.path, known)
+    return Sounds(repo.path, known, settings)
+
+
+def sound_settings(spec: Input) -> LogMel:
+    """How the sound of an input becomes numbers.
+
+    Raises:
+        InvalidSignature: a setting is unknown or of a wrong type, or they don't give as many numbers as the input
+            takes; names it.
+    """
+    from feast_recsys.features.audio import LogMel
+
+    assert spec.audio is not None
+    path = f"graphs.item_encoder.{spec.name}.audio"
+    given: dict[str, Any] = {name: value for name, value in spec.audio.items() if name != COLD_ONLY}
+    known = [field.name for field in dataclasses.fields(LogMel)]
+    for name, value in given.items():
+        if name not in known:
+            raise InvalidSignature(
+                f"{path}.{name}: there is no such setting of sound; there are {', '.join([*known, COLD_ONLY])}",
+                field=f"{path}.{name}",
+            )
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InvalidSignature(f"{path}.{name} must be a number, not {value!r}", field=f"{path}.{name}")
+    try:
+        settings = LogMel(**given)
+    except InvalidSettings as error:
+        raise InvalidSignature(f"{path}.{error.field}: {error.message}", field=f"{path}.{error.field}") from error
+    if settings.length != spec.max_length:
+        raise InvalidSignature(
+            f"{path}: {settings.windows} windows of {settings.frames} frames of {settings.mels} bands are "
+            f"{settings.length} numbers, and max_length of {spec.name} is {spec.max_length}; make them agree",
+            field=f"graphs.item_encoder.{spec.name}.max_length",
+        )
+    return settings
 
 
 def takes_sound(inputs: Sequence[Input]) -> bool:

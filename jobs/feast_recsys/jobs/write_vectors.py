@@ -1,4 +1,4 @@
-"""Item vectors on their way back to Feast: to the offline store first, then online, then read back."""
+"""Vectors on their way back to Feast: to the offline store first, then online, then read back."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from feast_recsys.bundle.columns import Array
 from feast_recsys.bundle.errors import InvalidRepository, JobFailed, RecsysError
+from feast_recsys.bundle.signature import Side
 from feast_recsys.features.feast_api import FeatureView
 from feast_recsys.features.repo import EntityKey, Repo
 from feast_recsys.features.schema import get_view
@@ -28,7 +29,7 @@ _PREFIX = "recsys-"
 
 @dataclass(frozen=True)
 class VectorView:
-    """A feature view that takes item vectors.
+    """A feature view that takes the vectors of items, or of users.
 
     Attributes:
         view: As Feast caches it; never changed.
@@ -52,16 +53,17 @@ class VectorView:
         return {recommender: f"{self.view.name}:{feature}" for recommender, feature in self.features.items()}
 
 
-def vector_views(repo: Repo) -> list[VectorView]:
-    """The views that `retrieval.vectors` of the recommenders name.
+def vector_views(repo: Repo, side: Side = Side.ITEM) -> list[VectorView]:
+    """The views that the recommenders name in `retrieval.vectors`, or for users in `retrieval.user_vectors`.
 
     Raises:
         InvalidRepository: a view does not exist, or has a feature that no recommender fills.
     """
     wanted: dict[str, dict[str, str]] = {}
     for recommender, settings in repo.settings.recommenders.items():
-        if settings.retrieval.vectors is not None:
-            view, _, feature = settings.retrieval.vectors.partition(":")
+        reference = settings.retrieval.vectors if side is Side.ITEM else settings.retrieval.user_vectors
+        if reference is not None:
+            view, _, feature = reference.partition(":")
             wanted.setdefault(view, {})[recommender] = feature
     found = []
     for name, features in wanted.items():
@@ -69,7 +71,7 @@ def vector_views(repo: Repo) -> list[VectorView]:
         others = sorted({field.name for field in view.features} - set(features.values()))
         if others or not isinstance(view, FeatureView):
             raise InvalidRepository(
-                f"feature view {name!r} is to take item vectors, but also has "
+                f"feature view {name!r} is to take {side.value} vectors, but also has "
                 f"{', '.join(others) or 'a transformation'}; give the vectors a plain feature view of their own",
                 field=name,
             )
@@ -92,14 +94,14 @@ def write_vectors(
     keep: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> datetime:
-    """Writes the vectors of all items to both stores.
+    """Writes the vectors of all items, or of all users, to both stores.
 
     The offline store comes first: should the job die in between, Feast's own materialization brings the rest online.
 
     Args:
         repo: The repository.
         target: Where to.
-        key: Of items.
+        key: Of items, or of users.
         ids: [n] ids.
         vectors: By recommender, [n, d].
         after: Unix seconds that the rows must be newer than, because stores ignore rows that are not.
@@ -128,13 +130,13 @@ def write_vectors(
         raise
     except Exception as error:  # stores raise whatever their drivers raise
         raise JobFailed(
-            f"item vectors could not be written to feature view {name!r}: {type(error).__name__}: {error}", field=name
+            f"vectors could not be written to feature view {name!r}: {type(error).__name__}: {error}", field=name
         ) from error
     return moment
 
 
 def stored_vectors(repo: Repo, target: VectorView, key: EntityKey, ids: Sequence[int | str]) -> dict[str, Answer]:
-    """What the online store holds for some items, by recommender.
+    """What the online store holds for some items or users, by recommender.
 
     Raises:
         JobFailed: Feast can't answer.
@@ -185,7 +187,7 @@ def _write_offline(repo: Repo, target: VectorView, frame: pd.DataFrame, moment: 
     if there:
         table = _as_in(pq.read_schema(there[0]), table, target)
     _replace(target.path / f"{_PREFIX}{moment:%Y%m%dT%H%M%S.%fZ}.parquet", table)
-    # Each file holds all items, and only the newest counts.
+    # Each file holds all of them, and only the newest counts.
     for old in sorted(target.path.glob(f"{_PREFIX}*.parquet"))[:-keep]:
         old.unlink()
 
@@ -202,7 +204,7 @@ def _as_in(schema: pa.Schema, table: pa.Table, target: VectorView) -> pa.Table:
     if set(schema.names) != set(table.schema.names):
         raise InvalidRepository(
             f"{target.path}, the source of feature view {target.view.name!r}, has the columns "
-            f"{', '.join(schema.names)}; item vectors need {', '.join(table.schema.names)}",
+            f"{', '.join(schema.names)}; vectors need {', '.join(table.schema.names)}",
             field=str(target.view.name),
         )
     return table.select(schema.names).cast(schema)

@@ -72,10 +72,14 @@ def train_ranker(
     """
     run = run or Run()
     data = data or load_data(repo, recommender, DataConfig(), progress=run.progress)
+    subject = f"{data.fingerprint} {data.settings.model_dump_json()}"
+    if warm_start is not None:
+        # A state that began elsewhere is another training.
+        subject += f" from {warm_start.signature.name} {warm_start.signature.metadata.get('training')}"
     return train_ranking(
         repo, recommender, retrieval, seed=run.seed, config=ranker_config(data, recommender), data=data,
         progress=run.progress, warm_start=warm_start,
-        run=replace(run, subject=f"{data.fingerprint} {data.settings.model_dump_json()}"),
+        run=replace(run, subject=subject),
     )  # fmt: skip
 
 

@@ -107,7 +107,7 @@ class BundleKeeper:
                 continue
             try:
                 with self._preparing:
-                    fresh = prepare(self._repo, state.bundle)
+                    fresh = prepare(self._repo, state.bundle, state.filters)
             except Exception:
                 logger.exception("the read plans for bundle %s can't be refreshed; the old ones stay", state.bundle.id)
                 self._metrics.refresh_failed()
@@ -142,9 +142,9 @@ class BundleKeeper:
     def _read_once(self, state: ServingState) -> None:
         """Feast opens its store on the first read, without a lock; a store that is down delays nothing."""
         for served in state.recommenders.values():
-            for source in {id(s): s for s in served.sources.values() if s is not None}.values():
+            for reading in {id(r): r for r in served.readings.values() if r is not None}.values():
                 try:
-                    self._reads.warm_up(source)
+                    self._reads.warm_up(reading)
                 except RecsysError as error:
                     logger.warning("the first read of bundle %s failed: %s", state.bundle.id, error)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -12,17 +12,16 @@ from feast_recsys.bundle.columns import Array, Column
 from feast_recsys.bundle.errors import InvalidArgument, MissingFeature, OnlineStoreUnavailable, RecsysError
 from feast_recsys.bundle.index.allowed import Allowed
 from feast_recsys.bundle.index.protocol import Rows, Vectors
-from feast_recsys.bundle.index.vectors import mean_direction
 from feast_recsys.bundle.signature import Input
 from feast_recsys.bundle.snapshot import Snapshot
 from feast_recsys.bundle.tensors import to_tensor, to_tensors
 from feast_recsys.server.deadline import Deadline
-from feast_recsys.server.eligibility import named_in_request, seen_rows, without
+from feast_recsys.server.eligibility import named_in_request, seen_rows
 from feast_recsys.server.items import complete, item_columns
 from feast_recsys.server.metrics import Metrics, Stages
 from feast_recsys.server.ranking import Candidates, Ranker
-from feast_recsys.server.reads import NOBODY_ASKED, Key, Read, Source, StoreReads, User
-from feast_recsys.server.requests import ContextValue, Eligibility, Info
+from feast_recsys.server.reads import NOBODY_ASKED, Key, Read, Reading, StoreReads, Users, repeated, unasked
+from feast_recsys.server.requests import ContextValue, Eligibility, Info, UserStatus
 from feast_recsys.server.stage import Stage
 from feast_recsys.server.state import Need, Served, ServingState
 
@@ -39,22 +38,22 @@ class Call:
     Attributes:
         state: The bundle, taken once.
         served: The recommender.
-        key: The user's id; None where the request is about items alone.
-        ids: Ids by join key: the user's, and those of further entities that came with the request.
+        keys: The users' ids, which may repeat; none where the request is about items alone.
+        ids: Ids of further entities that came with the request, by join key.
         request: The request's context as it came, for on-demand views.
         context: Columns of one row by feature, from the request.
         deadline: When to stop.
         stages: Where times go.
         metrics: Where defaults are counted.
         reads: Reads the online store.
-        user: What the store said; nothing before `read_user`.
-        columns: One row by feature: all that is known of the user; empty before `read_user`.
-        reasons: Why the answer is less than it could be, beside what the user's read says.
+        read: What the store said of the users; nothing before `read_users`.
+        columns: A row for each user by feature: all that is known of them; empty before `read_users`.
+        reasons: Why the answer is less than it could be, beside what the users' read says.
     """
 
     state: ServingState
     served: Served
-    key: Key | None
+    keys: Sequence[Key]
     ids: Mapping[str, Key]
     request: Mapping[str, ContextValue]
     context: Mapping[str, Column]
@@ -62,10 +61,10 @@ class Call:
     stages: Stages
     metrics: Metrics
     reads: StoreReads
-    user: User = NOBODY_ASKED
+    read: Users = NOBODY_ASKED
     columns: dict[str, Column] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
-    _source: Source | None = None
+    _reading: Reading | None = None
     _reads: list[Read] = field(default_factory=list)
 
     def __enter__(self) -> Call:
@@ -81,75 +80,86 @@ class Call:
         """The catalogue."""
         return self.state.bundle.snapshot
 
-    def begin_user(self, need: Need) -> None:
-        """Begins to read the user.
+    @property
+    def users(self) -> int:
+        """How many users the call is for."""
+        return len(self.keys)
+
+    def begin_users(self, need: Need) -> None:
+        """Begins to read the users, if there are any.
 
         Raises:
             InvalidArgument: an id or a context value that the store needs is missing or can't be one.
         """
-        self._source = self.served.sources[need]
-        if self._source is None:
+        self._reading = self.served.readings[need]
+        if self._reading is None or not self.keys:
             return
+        name = self.state.user_key.join_key
         try:
-            self._reads.append(self.reads.begin_user(self._source, self.ids, self.request))
+            keys = [{name: key, **self.ids} for key in self.keys]
+            self._reads.append(self.reads.begin_users(self._reading, keys, self.request))
         except InvalidArgument as error:
             raise self._in_terms_of_the_request(error) from error
 
-    def read_user(self) -> None:
-        """Waits for the user and puts together what is known of them: the request's word counts over the store's.
+    def read_users(self) -> None:
+        """Waits for the users and puts together what is known of them: the request's word counts over the store's.
 
         Raises:
-            OnlineStoreUnavailable, StaleFeature, DeadlineExceeded, InvalidArgument: see StoreReads.user.
+            OnlineStoreUnavailable, StaleFeature, DeadlineExceeded, InvalidArgument: see StoreReads.users.
         """
-        source = self._source
-        if source is not None:
+        reading, n = self._reading, self.users
+        self.read = unasked(n)
+        if reading is not None:
             try:
-                self.user = self.reads.user(source, self._reads.pop(), self.deadline)
+                self.read = self.reads.users(reading, self._reads.pop(), self.deadline)
             except InvalidArgument as error:
                 raise self._in_terms_of_the_request(error) from error
-        self.columns = {**self.served.unset, **self.user.columns, **self.context}
-        if self.served.takes_user_id and self.key is not None:
+        given = {**self.served.unset, **self.context}
+        if n > 1:
+            given = {reference: repeated(column, n) for reference, column in given.items()}
+        self.columns = {**self.read.columns, **given}
+        if self.served.takes_user_id:
             key = self.state.user_key
-            self.columns[f"entity:{key.join_key}"] = complete(key.dtype, np.array([self.key], key.dtype.numpy))
-        for reference in source.inputs if source is not None else ():
+            self.columns[f"entity:{key.join_key}"] = complete(key.dtype, np.array(self.keys, key.dtype.numpy))
+        for reference in reading.inputs if reading is not None else ():
             column = self.columns[reference]
-            if not column.valid.item(0):
+            if not (column.valid.item(0) if n == 1 else column.valid.all()):
                 self.metrics.defaults(reference, column)
         self.stages.done("user")
 
-    def allowed(self, eligibility: Eligibility) -> Allowed | None:
-        """Which items the request lets come back; None for all.
+    def allowed(self, eligibility: Eligibility, blocked: tuple[str, ...] = ()) -> Allowed | None:
+        """Which items the request lets come back, `blocked` ones not; None for all.
 
         Raises:
             InvalidArgument: the filter is wrong.
         """
-        allow = named_in_request(eligibility, self.snapshot)
+        if blocked:
+            eligibility = replace(eligibility, exclude_item_ids=(*eligibility.exclude_item_ids, *blocked))
+        allow = named_in_request(eligibility, self.snapshot, self.state.filters, self.metrics)
         self.stages.done("filter")
         return allow
 
-    def search(self, k: int, allow: Allowed | None, exclude_seen: bool) -> tuple[Rows, Vectors]:
-        """The k best items: rows and scores, best first."""
-        vectors = self.served.query.graph.run(self._user_tensors(self.served.query))
-        self._check_finite(vectors, self.served.query)
-        self.stages.done("encode")
-        return self._search(vectors, k, allow, exclude_seen)
+    def encode(self, query: Stage) -> Vectors:
+        """[users, d] query vectors."""
+        vectors = query.graph.run(self._user_tensors(query))
+        self._check_finite(vectors, query)
+        return vectors
 
-    def search_like(self, seeds: Rows, k: int, allow: Allowed | None, exclude_seen: bool) -> tuple[Rows, Vectors]:
-        """The k items most like some others, without these: rows and scores, best first."""
-        allow = without(allow, seeds, len(self.snapshot))
-        query = mean_direction(self.served.index.vectors_of(seeds), bias=self.served.bias)
-        self.stages.done("encode")
-        if not query.any():  # nothing is known of what these items are like
-            return np.empty(0, np.int64), np.empty(0, np.float32)
-        return self._search(query, k, allow, exclude_seen)
+    def seen(self, user: int) -> Rows:
+        """Rows of what a user has seen; UNKNOWN_ROW for items outside the catalogue."""
+        return seen_rows((self.columns[reference] for reference in self.served.settings.seen), self.snapshot, user)
 
-    def _search(self, query: Vectors, k: int, allow: Allowed | None, exclude_seen: bool) -> tuple[Rows, Vectors]:
-        if exclude_seen:
-            lists = [self.columns[reference] for reference in self.served.settings.seen]
-            allow = without(allow, seen_rows(lists, self.snapshot), len(self.snapshot))
-        rows, scores = self.served.index.search(query, k, allow)
-        self.stages.done("search")
-        return rows[0], scores[0]
+    def history(self, reference: str, user: int) -> Rows:
+        """Rows of a list of items of a user, in its order; UNKNOWN_ROW for items outside the catalogue."""
+        return seen_rows([self.columns[reference]], self.snapshot, user)
+
+    def stranger(self, user: int) -> bool:
+        """Whether nothing is known of what a user likes: an empty history, or no row at all where none is named."""
+        history = self.served.history
+        if history is None:
+            return bool(self.read.degraded) or self.read.statuses[user] is UserStatus.UNKNOWN
+        items = self.columns[history][user]
+        return items is None or not len(items)
 
     def fresh(self, rows: Rows, given: Mapping[str, Column]) -> Mapping[str, Column]:
         """What was given, and what the online store says of features that are to be read at each request.
@@ -202,14 +212,14 @@ class Call:
         self.stages.done("rank")
         return scores
 
-    def info(self, exclude_seen: bool = False) -> Info:
-        """How the answer came about."""
-        reasons = tuple(dict.fromkeys((*self.user.degraded, *self.reasons)))
-        if exclude_seen and self.user.degraded and not all(r in self.context for r in self.served.settings.seen):
+    def info(self, exclude_seen: bool = False, user: int = 0) -> Info:
+        """How the answer for one of the users came about."""
+        reasons = tuple(dict.fromkeys((*self.read.degraded, *self.reasons)))
+        if exclude_seen and self.read.degraded and not all(r in self.context for r in self.served.settings.seen):
             reasons = (*reasons, SEEN_UNKNOWN)
         self.metrics.degraded(reasons)
         manifest = self.state.bundle.manifest
-        return Info(manifest.bundle_id, manifest.as_of, self.user.status, reasons)
+        return Info(manifest.bundle_id, manifest.as_of, self.read.statuses[user], reasons)
 
     def _in_terms_of_the_request(self, error: InvalidArgument) -> InvalidArgument:
         """The error of a join key or of an on-demand view's input, by the path of the request's field."""
@@ -222,7 +232,7 @@ class Call:
         try:
             return to_tensors(self.columns, stage.user_inputs)
         except MissingFeature as error:
-            if self.user.degraded:
+            if self.read.degraded:
                 raise OnlineStoreUnavailable(f"{error.message}, and the online store can't be read") from error
             raise
 
@@ -237,7 +247,7 @@ class Call:
     def _check_finite(self, result: Vectors, stage: Stage) -> None:
         if not np.isfinite(result).all():
             where = f"the {stage.graph.graph.role.value} of recommender {self.served.name!r}"
-            logger.error("%s gave NaN or infinity for user %r (bundle %s)", where, self.key, self.state.bundle.id)
+            logger.error("%s gave NaN or infinity for user %r (bundle %s)", where, self.keys, self.state.bundle.id)
             raise RecsysError(f"{where} gave NaN or infinity; its owner must mend it")
 
 
@@ -256,6 +266,6 @@ class Gathered:
     whole: bool
 
 
-def wrong_user_id(error: InvalidArgument) -> InvalidArgument:
+def wrong_user_id(error: InvalidArgument, path: str = "user_id") -> InvalidArgument:
     """The error of a key, in terms of the request."""
-    return InvalidArgument(f"user_id: {error.message}", field="user_id")
+    return InvalidArgument(f"{path}: {error.message}", field=path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from feast_recsys.bundle.columns import Array
 from feast_recsys.bundle.errors import InvalidArgument
 from feast_recsys.bundle.filters import MAX_DEPTH, Comparison, Compound, Filter
 from feast_recsys.server.requests import (
+    BatchRetrieveQuery,
+    Cap,
     ContextValue,
     Eligibility,
     Info,
@@ -18,6 +20,7 @@ from feast_recsys.server.requests import (
     RankQuery,
     Recommended,
     RecommendQuery,
+    Reranking,
     Retrieved,
     RetrieveQuery,
     UserStatus,
@@ -54,7 +57,23 @@ def retrieve_query(request: pb.RetrieveRequest) -> RetrieveQuery:
         bundle_id=request.bundle_id,
         eligibility=_eligibility(request),
         seed_item_ids=tuple(request.seed_item_ids),
+        sources=tuple(request.sources),
     )
+
+
+def batch_retrieve_query(request: pb.BatchRetrieveRequest) -> BatchRetrieveQuery:
+    """Decodes a request; see `retrieve_query`."""
+    each = RetrieveQuery(
+        recommender=request.recommender,
+        user_id="",
+        entity_keys=dict(request.entity_keys),
+        top_k=request.top_k,
+        context=_context(request.context),
+        bundle_id=request.bundle_id,
+        eligibility=_eligibility(request),
+        sources=tuple(request.sources),
+    )
+    return BatchRetrieveQuery(user_ids=tuple(request.user_ids), each=each)
 
 
 def rank_query(request: pb.RankRequest) -> RankQuery:
@@ -66,8 +85,9 @@ def rank_query(request: pb.RankRequest) -> RankQuery:
         top_k=request.top_k,
         context=_context(request.context),
         bundle_id=request.bundle_id,
-        item_ids=tuple(request.item_ids),
+        item_ids=tuple(request.item_ids[:]),  # a slice is made in one go, an iterator asks for each
         candidate_features={name: _column(c, name) for name, c in request.candidate_features.items()},
+        reranking=_reranking(request),
     )
 
 
@@ -82,6 +102,8 @@ def recommend_query(request: pb.RecommendRequest) -> RecommendQuery:
         context=_context(request.context),
         bundle_id=request.bundle_id,
         eligibility=_eligibility(request),
+        reranking=_reranking(request),
+        sources=tuple(request.sources),
     )
 
 
@@ -92,7 +114,13 @@ def retrieve_response(result: Retrieved) -> pb.RetrieveResponse:
         scores=result.scores.tolist(),
         info=_info(result.info),
         unknown_item_ids=result.unknown_item_ids,
+        sources=result.sources,
     )
+
+
+def batch_retrieve_response(results: Sequence[Retrieved]) -> pb.BatchRetrieveResponse:
+    """Encodes the answers."""
+    return pb.BatchRetrieveResponse(responses=[retrieve_response(result) for result in results])
 
 
 def rank_response(result: Ranked) -> pb.RankResponse:
@@ -112,14 +140,27 @@ def recommend_response(result: Recommended) -> pb.RecommendResponse:
         scores=result.scores.tolist(),
         retrieval_scores=result.retrieval_scores.tolist(),
         info=_info(result.info),
+        sources=result.sources,
     )
 
 
-def _eligibility(request: pb.RetrieveRequest | pb.RecommendRequest) -> Eligibility:
+def _eligibility(request: pb.RetrieveRequest | pb.BatchRetrieveRequest | pb.RecommendRequest) -> Eligibility:
     return Eligibility(
         filter=_Filters().root(request.filter) if request.HasField("filter") else None,
-        exclude_item_ids=tuple(request.exclude_item_ids),
+        exclude_item_ids=tuple(request.exclude_item_ids[:]),
         exclude_seen=request.exclude_seen if request.HasField("exclude_seen") else None,
+    )
+
+
+def _reranking(request: pb.RankRequest | pb.RecommendRequest) -> Reranking | None:
+    if not request.HasField("reranking"):
+        return None
+    rules = request.reranking
+    return Reranking(
+        relevance_weight=rules.relevance_weight if rules.HasField("relevance_weight") else 1.0,
+        caps=tuple(Cap(cap.key, cap.max_items) for cap in rules.caps),
+        pinned_item_ids=tuple(rules.pinned_item_ids),
+        blocked_item_ids=tuple(rules.blocked_item_ids),
     )
 
 

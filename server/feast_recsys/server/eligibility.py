@@ -7,14 +7,17 @@ from collections.abc import Iterable
 import numpy as np
 
 from feast_recsys.bundle.columns import Column
-from feast_recsys.bundle.filters import evaluate
+from feast_recsys.bundle.filter_cache import FilterCache
 from feast_recsys.bundle.index.allowed import Allowed, all_but
 from feast_recsys.bundle.index.protocol import Rows
 from feast_recsys.bundle.snapshot import UNKNOWN_ROW, Snapshot
+from feast_recsys.server.metrics import Metrics
 from feast_recsys.server.requests import Eligibility
 
 
-def named_in_request(eligibility: Eligibility, snapshot: Snapshot) -> Allowed | None:
+def named_in_request(
+    eligibility: Eligibility, snapshot: Snapshot, filters: FilterCache, metrics: Metrics
+) -> Allowed | None:
     """The items that pass the filter and are not excluded by id; None if all do.
 
     Raises:
@@ -22,7 +25,10 @@ def named_in_request(eligibility: Eligibility, snapshot: Snapshot) -> Allowed | 
     """
     allow = None
     if eligibility.filter is not None:
-        allow = Allowed(evaluate(eligibility.filter, snapshot))
+        allow, known = filters.allowed(eligibility.filter)
+        metrics.filter_found(known)
+        if allow.count == len(snapshot):
+            allow = None
     if eligibility.exclude_item_ids:
         allow = without(allow, snapshot.rows(eligibility.exclude_item_ids), len(snapshot))
     return allow
@@ -36,7 +42,7 @@ def without(allow: Allowed | None, rows: Rows, n: int) -> Allowed | None:
     return all_but(rows, n) if allow is None else allow.without(rows)
 
 
-def seen_rows(columns: Iterable[Column], snapshot: Snapshot) -> Rows:
-    """Rows of the items in the first row of list columns; items outside the catalogue give UNKNOWN_ROW."""
-    parts = [snapshot.rows_of_keys(column[0]) for column in columns if column.valid[0]]
+def seen_rows(columns: Iterable[Column], snapshot: Snapshot, user: int) -> Rows:
+    """Rows of the items in one row of list columns; items outside the catalogue give UNKNOWN_ROW."""
+    parts = [snapshot.rows_of_keys(column[user]) for column in columns if column.valid[user]]
     return np.concatenate([np.empty(0, np.int64), *parts])

@@ -6,29 +6,36 @@ begun before the call looks at what the request says of items, and waited for af
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
 
-from feast_recsys.bundle.columns import DType
+from feast_recsys.bundle.columns import Column, DType
 from feast_recsys.bundle.errors import InvalidArgument
 from feast_recsys.features.settings import Serving
+from feast_recsys.server.arranging import arranged, with_pinned
 from feast_recsys.server.call import Call, wrong_user_id
 from feast_recsys.server.deadline import Deadline
-from feast_recsys.server.items import best_first, candidates, complete, pick
+from feast_recsys.server.items import candidates, pick, without_rows
 from feast_recsys.server.limits import check_size, count
 from feast_recsys.server.metrics import Metrics, Stages
 from feast_recsys.server.overrides import candidate_columns, context_columns, further_ids
-from feast_recsys.server.prepare import RETRIEVAL_SCORE
+from feast_recsys.server.prepare import RETRIEVAL_SCORE, RETRIEVAL_SOURCE
 from feast_recsys.server.reads import StoreReads
 from feast_recsys.server.requests import (
+    BatchRetrieveQuery,
     Eligibility,
+    Info,
     Query,
     Ranked,
     RankQuery,
     Recommended,
     RecommendQuery,
+    Reranking,
     Retrieved,
     RetrieveQuery,
 )
+from feast_recsys.server.reranking import check
+from feast_recsys.server.retrieval import Retrieval, like_seeds, usual
+from feast_recsys.server.sources import Merged, Source
 from feast_recsys.server.state import Need, Served, Shelf
 
 
@@ -57,36 +64,57 @@ class Engine:
         Raises:
             RecsysError: the request is wrong, or it can't be answered now.
         """
-        with self._open("Retrieve", query, deadline) as call:
-            limit = self._serving.max_top_k
-            k = count(query.top_k, default=call.served.settings.candidates, limit=limit, field="top_k")
+        keys = () if query.seed_item_ids and not query.user_id else (query.user_id,)
+        with self._open("Retrieve", query, deadline, keys) as call:
             if query.seed_item_ids:
-                return self._retrieve_like(call, query, k)
-            exclude_seen = self._check(query.eligibility, call.served)
-            call.begin_user(Need(query=True, rank=False, seen=exclude_seen))
-            allow = call.allowed(query.eligibility)
-            call.read_user()
-            rows, scores = call.search(k, allow, exclude_seen)
-            return Retrieved(call.snapshot.ids_of(rows), scores, call.info(exclude_seen))
+                return self._retrieve_like(call, query)
+            return self._retrieve(call, query)[0]
 
-    def _retrieve_like(self, call: Call, query: RetrieveQuery, k: int) -> Retrieved:
+    def batch_retrieve(self, query: BatchRetrieveQuery, deadline: Deadline) -> list[Retrieved]:
+        """What `retrieve` answers each of the users.
+
+        Raises:
+            RecsysError: the request is wrong, or it can't be answered now; a wrong user id says which.
+        """
+        check_size(query.user_ids, limit=self._serving.max_batch, field="user_ids")
+        with self._open("BatchRetrieve", query.each, deadline, query.user_ids) as call:
+            return self._retrieve(call, query.each)
+
+    def _retrieve(self, call: Call, query: RetrieveQuery) -> list[Retrieved]:
+        """The answer for each of the call's users."""
+        k = self._top_k(query, call.served)
+        sources = usual(query.sources, call.served)
+        exclude_seen = self._check(query.eligibility, call.served)
+        call.begin_users(Need(query=True, rank=False, seen=exclude_seen))
+        allow = call.allowed(query.eligibility)
+        if not call.users:
+            return []
+        call.read_users()
+        merged = Retrieval(call, sources, k, allow, exclude_seen).candidates()
+        return [_retrieved(call, sources, one, call.info(exclude_seen, user)) for user, one in enumerate(merged)]
+
+    def _retrieve_like(self, call: Call, query: RetrieveQuery) -> Retrieved:
         """The items most like the seed items. The user, if there is one, only says what was seen."""
+        k = self._top_k(query, call.served)
+        sources = like_seeds(query.sources, call.served)
         check_size(query.seed_item_ids, limit=self._serving.max_candidates, field="seed_item_ids")
         exclude_seen = self._check(query.eligibility, call.served)
-        if call.key is None:
+        if not call.users:
             if query.eligibility.exclude_seen:
                 raise InvalidArgument("exclude_seen: nobody has seen anything without a user_id", field="exclude_seen")
             exclude_seen = False
         if exclude_seen:
-            call.begin_user(Need(query=False, rank=False, seen=True))
+            call.begin_users(Need(query=False, rank=False, seen=True))
         seeds = candidates(query.seed_item_ids, call.snapshot)
         allow = call.allowed(query.eligibility)
         if exclude_seen:
-            call.read_user()
-        if not len(seeds.rows):
-            return Retrieved([], np.empty(0, np.float32), call.info(exclude_seen), seeds.unknown)
-        rows, scores = call.search_like(seeds.rows, k, allow, exclude_seen)
-        return Retrieved(call.snapshot.ids_of(rows), scores, call.info(exclude_seen), seeds.unknown)
+            call.read_users()
+        merged = Retrieval(call, sources, k, allow, exclude_seen, seeds.rows).candidates()[0]
+        return _retrieved(call, sources, merged, call.info(exclude_seen), seeds.unknown)
+
+    def _top_k(self, query: RetrieveQuery, served: Served) -> int:
+        limit = self._serving.max_top_k
+        return count(query.top_k, default=served.settings.candidates, limit=limit, field="top_k")
 
     def rank(self, query: RankQuery, deadline: Deadline) -> Ranked:
         """The given items in order of probability; equal ones in the order of the request.
@@ -94,18 +122,21 @@ class Engine:
         Raises:
             RecsysError: the request is wrong, or it can't be answered now.
         """
-        with self._open("Rank", query, deadline) as call:
+        with self._open("Rank", query, deadline, (query.user_id,)) as call:
             ranker, n = call.served.ranking(), len(query.item_ids)
             check_size(query.item_ids, limit=self._serving.max_candidates, field="item_ids")
             k = count(query.top_k, default=n, limit=self._serving.max_candidates, field="top_k")
-            call.begin_user(Need(query=False, rank=n > 0, seen=False))
+            rules = self._rules(query.reranking, call)
+            call.begin_users(Need(query=False, rank=n > 0, seen=False))
             found = candidates(query.item_ids, call.snapshot)
+            if rules.blocked_item_ids:
+                found = without_rows(found, call.snapshot.rows(rules.blocked_item_ids))
             given = candidate_columns(query.candidate_features, call.served.candidate, n, found.positions)
             call.stages.done("candidates")
             items = call.gather(ranker, found.rows, call.fresh(found.rows, given))
-            call.read_user()
+            call.read_users()
             scores = call.rank(ranker, items)
-            order = best_first(scores, k)
+            order = arranged(call, rules, found.rows, scores, k)
             ids = pick(query.item_ids, found.positions[order])
             return Ranked(ids, scores[order], found.unknown, call.info())
 
@@ -115,7 +146,7 @@ class Engine:
         Raises:
             RecsysError: the request is wrong, or it can't be answered now.
         """
-        with self._open("Recommend", query, deadline) as call:
+        with self._open("Recommend", query, deadline, (query.user_id,)) as call:
             ranker, settings, serving = call.served.ranking(), call.served.settings, self._serving
             k = count(query.top_k, default=settings.top_k, limit=serving.max_top_k, field="top_k")
             width = count(
@@ -124,34 +155,45 @@ class Engine:
                 limit=serving.max_candidates,
                 field="candidate_count",
             )
+            rules = self._rules(query.reranking, call)
+            sources = usual(query.sources, call.served)
             exclude_seen = self._check(query.eligibility, call.served)
-            call.begin_user(Need(query=True, rank=True, seen=exclude_seen))
-            allow = call.allowed(query.eligibility)
-            call.read_user()
-            rows, nearness = call.search(width, allow, exclude_seen)
-            given = call.fresh(rows, {RETRIEVAL_SCORE: complete(DType.FLOAT32, nearness)})
-            scores = call.rank(ranker, call.gather(ranker, rows, given))
-            order = best_first(scores, k)
+            call.begin_users(Need(query=True, rank=True, seen=exclude_seen))
+            allow = call.allowed(query.eligibility, rules.blocked_item_ids)
+            call.read_users()
+            merged = Retrieval(call, sources, width, allow, exclude_seen).candidates()[0]
+            rows, given = with_pinned(call, rules, merged.rows, merged.scores, allow, exclude_seen)
+            names = [*_names(sources, merged), *[""] * (len(rows) - len(merged))]
+            columns = call.fresh(rows, {RETRIEVAL_SCORE: given, **_source_column(names, call.served)})
+            scores = call.rank(ranker, call.gather(ranker, rows, columns))
+            order = arranged(call, rules, rows, scores, min(k, width))
             ids = call.snapshot.ids_of(rows[order])
-            return Recommended(ids, scores[order], nearness[order], call.info(exclude_seen))
+            return Recommended(ids, scores[order], given.values[order], pick(names, order), call.info(exclude_seen))
 
-    def _open(self, rpc: str, query: Query, deadline: Deadline) -> Call:
+    def _open(self, rpc: str, query: Query, deadline: Deadline, user_ids: Sequence[str]) -> Call:
         """What every call begins with: bundle, recommender, ids and context."""
         stages = Stages(self._metrics, rpc, deadline)
         state = self._shelf.held.choose(query.bundle_id)
         served = state.recommender(query.recommender)
-        key = None
-        if query.user_id or not (isinstance(query, RetrieveQuery) and query.seed_item_ids):
+        keys = []
+        for at, user_id in enumerate(user_ids):
             try:
-                key = state.user_key.parse(query.user_id)
+                keys.append(state.user_key.parse(user_id))
             except InvalidArgument as error:
-                raise wrong_user_id(error) from error
+                raise wrong_user_id(error, f"user_ids[{at}]" if rpc == "BatchRetrieve" else "user_id") from error
         ids = further_ids(query.entity_keys, served.entity_keys)
-        if key is not None:
-            ids = {state.user_key.join_key: key, **ids}
         context = context_columns(query.context, served.context)
         stages.done("request")
-        return Call(state, served, key, ids, query.context, context, deadline, stages, self._metrics, self._reads)
+        return Call(state, served, keys, ids, query.context, context, deadline, stages, self._metrics, self._reads)
+
+    def _rules(self, asked: Reranking | None, call: Call) -> Reranking:
+        """The request's reranking, else the recommender's."""
+        if asked is None:
+            return call.served.reranking
+        check_size(asked.pinned_item_ids, limit=self._serving.max_top_k, field="reranking.pinned_item_ids")
+        check_size(asked.blocked_item_ids, limit=self._serving.max_exclusions, field="reranking.blocked_item_ids")
+        check(asked, call.snapshot)
+        return asked
 
     def _check(self, eligibility: Eligibility, served: Served) -> bool:
         """Whether to leave out seen items; refuses what can't be done."""
@@ -162,3 +204,23 @@ class Engine:
                 field="exclude_seen",
             )
         return served.settings.exclude_seen if eligibility.exclude_seen is None else eligibility.exclude_seen
+
+
+def _retrieved(
+    call: Call, sources: Sequence[Source], merged: Merged, info: Info, unknown: Sequence[str] = ()
+) -> Retrieved:
+    ids = call.snapshot.ids_of(merged.rows)
+    return Retrieved(ids, merged.scores, _names(sources, merged), info, list(unknown))
+
+
+def _names(sources: Sequence[Source], merged: Merged) -> list[str]:
+    if len(sources) == 1:
+        return [sources[0].name] * len(merged)
+    return [sources[at].name for at in merged.sources.tolist()]
+
+
+def _source_column(names: Sequence[str], served: Served) -> dict[str, Column]:
+    """The names of candidates' sources, null for those of none, where the ranker takes them."""
+    if all(slot.feature != RETRIEVAL_SOURCE for slot in served.candidate.values()):
+        return {}
+    return {RETRIEVAL_SOURCE: Column.of(DType.STRING, [name or None for name in names])}

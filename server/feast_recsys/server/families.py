@@ -10,6 +10,7 @@ STAGE_SECONDS = Family("histogram", "feast_recsys_stage_seconds", "Time in one s
 DEFAULTS = Family("counter", "feast_recsys_defaults", "Values replaced by the default.", ("feature", "status"))
 DEGRADED = Family("counter", "feast_recsys_degraded_replies", "Replies that say they are degraded.", ("reason",))
 STORE_FAILURES = Family("counter", "feast_recsys_store_failures", "Reads of the online store that failed.", ("kind",))
+FILTERS = Family("counter", "feast_recsys_filters", "Filters of requests, by whether they were known.", ("result",))
 BUNDLE_SWAPS = Family("counter", "feast_recsys_bundle_swaps", "Bundles taken into service, once per worker.")
 BUNDLE_FAILURES = Family("counter", "feast_recsys_bundle_failures", "Bundles refused, once per attempt.")
 PLAN_REFRESH_FAILURES = Family(
@@ -32,6 +33,7 @@ FAMILIES = {
         DEFAULTS,
         DEGRADED,
         STORE_FAILURES,
+        FILTERS,
         BUNDLE_SWAPS,
         BUNDLE_FAILURES,
         PLAN_REFRESH_FAILURES,

@@ -70,6 +70,23 @@ def complete(dtype: DType, values: Array) -> Column:
     return Column(dtype, values, np.ones(n, np.uint8), np.ones(n, np.bool_), np.zeros(n, np.int64))
 
 
+def concatenate(first: Column, then: Column) -> Column:
+    """Two scalar columns of one dtype, one after the other."""
+    return Column(
+        first.dtype,
+        np.concatenate([first.values, then.values]),
+        np.concatenate([first.status, then.status]),
+        np.concatenate([first.valid, then.valid]),
+        np.concatenate([first.timestamps, then.timestamps]),
+    )
+
+
+def without_rows(found: Candidates, rows: Rows) -> Candidates:
+    """Candidates less those of some rows."""
+    kept = ~np.isin(found.rows, rows)
+    return Candidates(found.rows[kept], found.positions[kept], found.unknown)
+
+
 def _null(spec: Input, n: int) -> Column:
     """What Column.absent gives, built without a Python value for each of n rows."""
     values = np.full(0 if spec.is_list else n, spec.dtype.zero, spec.dtype.numpy)

@@ -22,6 +22,7 @@ from feast_recsys.server.families import (
     BUNDLE_SWAPS,
     DEFAULTS,
     DEGRADED,
+    FILTERS,
     PLAN_REFRESH_FAILURES,
     REQUEST_SECONDS,
     REQUESTS,
@@ -93,6 +94,10 @@ class Metrics:
     def store_failed(self, kind: str) -> None:
         """Counts a failed read: `error`, `timeout`, or `refused` for one that was not even begun."""
         self._tally.add(self._tally.at(STORE_FAILURES, kind))
+
+    def filter_found(self, known: bool) -> None:
+        """Counts one filter: a hit where what it lets pass was kept, else a miss."""
+        self._tally.add(self._tally.at(FILTERS, "hit" if known else "miss"))
 
     def bundle_loaded(self, bundle_id: str, as_of: int) -> None:
         """Records the bundle that is in service from now on; `as_of` in unix seconds."""

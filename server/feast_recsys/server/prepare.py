@@ -12,7 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from feast_recsys.bundle.columns import Column, DType, FieldStatus
-from feast_recsys.bundle.errors import CorruptArtifact, InvalidRepository, InvalidSettings, InvalidSignature
+from feast_recsys.bundle.errors import (
+    CorruptArtifact,
+    InvalidArgument,
+    InvalidRepository,
+    InvalidSettings,
+    InvalidSignature,
+)
+from feast_recsys.bundle.filter_cache import FilterCache
 from feast_recsys.bundle.signature import Input, Side
 from feast_recsys.bundle.store import Bundle, LoadedRecommender
 from feast_recsys.bundle.tensors import to_tensor
@@ -22,23 +29,33 @@ from feast_recsys.features.repo import EntityKey, Repo, entity_key
 from feast_recsys.features.schema import feature_schema
 from feast_recsys.features.settings import Recommender
 from feast_recsys.features.user_reader import user_reader
+from feast_recsys.server.prepare_sources import fallback_history, histories_of, prepare_sources, stages_of
 from feast_recsys.server.ranking import BATCH_CANDIDATES, Parts, Ranker
-from feast_recsys.server.reads import Source
+from feast_recsys.server.reads import Reading
+from feast_recsys.server.requests import Cap, Reranking
+from feast_recsys.server.reranking import check
 from feast_recsys.server.stage import Stage
 from feast_recsys.server.state import NEEDS, Need, Served, ServingState, Slot
 
 logger = logging.getLogger(__name__)
 
 RETRIEVAL_SCORE = "request:retrieval_score"
+RETRIEVAL_SOURCE = "request:retrieval_source"
+_HANDED_OVER = {RETRIEVAL_SCORE: DType.FLOAT32, RETRIEVAL_SOURCE: DType.STRING}
 
 
-def prepare(repo: Repo, bundle: Bundle) -> ServingState:
+def prepare(repo: Repo, bundle: Bundle, filters: FilterCache | None = None) -> ServingState:
     """Checks a bundle against the repository and compiles what its recommenders read.
+
+    Args:
+        repo: The repository.
+        bundle: An opened bundle.
+        filters: What is kept of filters over this bundle, where it was prepared before.
 
     Raises:
         InvalidSignature: an input has another type or side than its feature; names the input.
         InvalidRepository: Feast has no such feature, or another one than the settings need; names it.
-        InvalidSettings: none of the bundle's recommenders is in the settings.
+        InvalidSettings: none of the bundle's recommenders is in the settings, or a `reranking` does not fit the items.
         CorruptArtifact: the bundle is of another project, or its ids are of another type.
     """
     repo.store.refresh_registry()  # type: ignore[no-untyped-call]  # Feast has no annotation here
@@ -66,7 +83,8 @@ def prepare(repo: Repo, bundle: Bundle) -> ServingState:
         for name, loaded in bundle.recommenders.items()
         if name in wanted
     }
-    return ServingState(bundle, user_key, served)
+    kept = filters or FilterCache(bundle.snapshot, repo.settings.serving.filter_cache_mib << 20)
+    return ServingState(bundle, user_key, served, kept)
 
 
 @dataclass(frozen=True)
@@ -84,16 +102,16 @@ class _Preparation:
         ranker = None
         if self.settings.ranking is not None and self.loaded.ranker is not None:
             ranker = Stage.of(self.loaded.ranker)
-        user_inputs = (*query.user_inputs, *(ranker.user_inputs if ranker else ()))
-        services = {
-            spec.feature: stage.graph.graph.feature_service
-            for stage in filter(None, (query, ranker))
-            for spec in stage.user_inputs
-        }
-        context = self._user_slots(user_inputs, services)
-        sources = self._sources(query, ranker, context, services)
-        for source in filter(None, sources.values()):
-            _add_request_fields(context, source)
+        own, sources = prepare_sources(self.name, self.settings, self.loaded, query, len(self.bundle.snapshot))
+        queries = (query, *(stage for stage in stages_of(sources) if stage is not query))
+        stages = (*queries, ranker) if ranker else queries
+        user_inputs = tuple(spec for stage in stages for spec in stage.user_inputs)
+        services = {spec.feature: stage.graph.graph.feature_service for stage in stages for spec in stage.user_inputs}
+        histories = histories_of(self.settings, sources)
+        context = self._user_slots(user_inputs, services, histories)
+        readings = self._readings(queries, ranker, context, services, histories)
+        for reading in filter(None, readings.values()):
+            _add_request_fields(context, reading)
         fresh = self._fresh(ranker)
         unset = {
             slot.feature: Column.absent(slot.dtype, 1, is_list=slot.is_list, status=FieldStatus.NULL_VALUE)
@@ -103,23 +121,43 @@ class _Preparation:
         return Served(
             self.name,
             self.settings,
-            query,
             self.loaded.index,
             self.loaded.retrieval.bias,
             Ranker(ranker, self._parts(ranker, fresh), self._batch()) if ranker else None,
-            sources=sources,
+            readings=readings,
             context=context,
             candidate=self._item_slots(ranker.item_inputs if ranker else ()),
             unset=unset,
             takes_user_id=any(i.source == "entity" for i in user_inputs),
             entity_keys={
                 name: key
-                for source in filter(None, sources.values())
-                for name, key in source.reader.plan.join_keys.items()
+                for reading in filter(None, readings.values())
+                for name, key in reading.reader.plan.join_keys.items()
                 if name != self.user_key.join_key
             },
             fresh=OnlineReader(self.repo, compile_plan(self.repo, fresh, Side.ITEM)) if fresh else None,
+            reranking=self._reranking(),
+            own=own,
+            sources=sources,
+            fallback=self.settings.fallback,
+            history=fallback_history(self.settings),
         )
+
+    def _reranking(self) -> Reranking:
+        section = self.settings.reranking
+        rules = Reranking(
+            relevance_weight=section.relevance_weight,
+            caps=tuple(Cap(cap.key, cap.max_items) for cap in section.caps),
+            pinned_item_ids=section.pinned_item_ids,
+            blocked_item_ids=section.blocked_item_ids,
+        )
+        try:
+            check(rules, self.bundle.snapshot)
+        except InvalidArgument as error:
+            raise InvalidSettings(
+                f"recommender {self.name!r}: {error.message}", field=f"recommenders.{self.name}.{error.field}"
+            ) from error
+        return rules
 
     def _batch(self) -> int:
         serving = self.repo.settings.serving
@@ -163,7 +201,9 @@ class _Preparation:
             complete=None if complete is None or complete.all() else complete,
         )
 
-    def _user_slots(self, inputs: Sequence[Input], services: Mapping[str, str | None]) -> dict[str, Slot]:
+    def _user_slots(
+        self, inputs: Sequence[Input], services: Mapping[str, str | None], histories: Sequence[str]
+    ) -> dict[str, Slot]:
         slots: dict[str, Slot] = {}
         for spec in inputs:
             if spec.source == "entity":
@@ -178,11 +218,12 @@ class _Preparation:
             else:
                 slots[spec.feature] = self._stored(spec.feature, services[spec.feature])
                 _check_fit(slots[spec.feature], spec)
-        for reference in self.settings.seen:
+        for reference in (*self.settings.seen, *histories):
             slot = slots[reference] = self._stored(reference)
             if not slot.is_list or slot.dtype is not self.item_key.dtype:
+                what = "seen feature" if reference in self.settings.seen else "history"
                 raise InvalidRepository(
-                    f"recommender {self.name!r}: seen feature {reference} must be a list of item ids, "
+                    f"recommender {self.name!r}: {what} {reference} must be a list of item ids, "
                     f"{self.item_key.dtype.value}; it is a {_shape(slot)} of {slot.dtype.value}",
                     field=reference,
                 )
@@ -215,32 +256,38 @@ class _Preparation:
                 slot = Slot(spec.feature, snapshot.dtype(spec.feature), snapshot.is_list(spec.feature))
                 slots[spec.feature] = slot
                 _check_fit(slot, spec)
-            if spec.feature == RETRIEVAL_SCORE:
-                _check_fit(Slot(RETRIEVAL_SCORE, DType.FLOAT32, False), spec)
+            if spec.feature in _HANDED_OVER:
+                _check_fit(Slot(spec.feature, _HANDED_OVER[spec.feature], False), spec)
         return slots
 
-    def _sources(
-        self, query: Stage, ranker: Stage | None, slots: Mapping[str, Slot], services: Mapping[str, str | None]
-    ) -> Mapping[Need, Source | None]:
-        compiled: dict[tuple[tuple[str, ...], tuple[str, ...]], Source | None] = {}
-        sources: dict[Need, Source | None] = {}
+    def _readings(
+        self,
+        queries: Sequence[Stage],
+        ranker: Stage | None,
+        slots: Mapping[str, Slot],
+        services: Mapping[str, str | None],
+        histories: Sequence[str],
+    ) -> Mapping[Need, Reading | None]:
+        compiled: dict[tuple[tuple[str, ...], tuple[str, ...]], Reading | None] = {}
+        readings: dict[Need, Reading | None] = {}
         for need in NEEDS:
-            stages = [stage for stage, wanted in ((query, need.query), (ranker, need.rank)) if wanted and stage]
+            stages = [*(queries if need.query else ()), *([ranker] if need.rank and ranker else ())]
             stored = [i.feature for stage in stages for i in stage.user_inputs if i.from_store]
             inputs = tuple(dict.fromkeys(stored))
-            references = tuple(dict.fromkeys([*stored, *(self.settings.seen if need.seen else ())]))
+            lists = (*(histories if need.query else ()), *(self.settings.seen if need.seen else ()))
+            references = tuple(dict.fromkeys([*stored, *lists]))
             if (references, inputs) not in compiled:
-                compiled[references, inputs] = self._source(references, inputs, slots, services)
-            sources[need] = compiled[references, inputs]
-        return sources
+                compiled[references, inputs] = self._reading(references, inputs, slots, services)
+            readings[need] = compiled[references, inputs]
+        return readings
 
-    def _source(
+    def _reading(
         self,
         references: tuple[str, ...],
         inputs: tuple[str, ...],
         slots: Mapping[str, Slot],
         services: Mapping[str, str | None],
-    ) -> Source | None:
+    ) -> Reading | None:
         if not references:
             return None
         absent = {
@@ -257,12 +304,12 @@ class _Preparation:
             for slot in view.slots
         )
         about_user = about_user or references
-        return Source(OnlineReader(self.repo, plan), user_reader(self.repo, plan), absent, inputs, about_user)
+        return Reading(OnlineReader(self.repo, plan), user_reader(self.repo, plan), absent, inputs, about_user)
 
 
-def _add_request_fields(slots: dict[str, Slot], source: Source) -> None:
+def _add_request_fields(slots: dict[str, Slot], reading: Reading) -> None:
     """What on-demand views take from the request is given like the models' own `request:` inputs."""
-    for name, field in source.reader.plan.request_fields.items():
+    for name, field in reading.reader.plan.request_fields.items():
         slot = slots.setdefault(name, Slot(f"request:{name}", field.kind.dtype, field.kind.is_list))
         if slot.dtype is not field.kind.dtype or slot.is_list is not field.kind.is_list:
             raise InvalidRepository(

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Literal
 
+import numpy as np
+
 from feast_recsys.bundle.columns import Column, FieldStatus
 from feast_recsys.bundle.errors import OnlineStoreUnavailable, RecsysError
 from feast_recsys.features.reader import OnlineReader
@@ -25,12 +27,12 @@ STORE_UNAVAILABLE = "ONLINE_STORE_UNAVAILABLE"
 
 
 @dataclass(frozen=True)
-class Source:
-    """What one kind of call reads of a user.
+class Reading:
+    """What one kind of call reads of its users.
 
     Attributes:
-        reader: Reads the row, by any store.
-        fast: Reads the row within a time limit of its own; None where the store has no such way.
+        reader: Reads the rows, by any store.
+        fast: Reads the rows within a time limit of its own; None where the store has no such way.
         absent: The columns of a user of whom nothing is known, one row each, for when the store is down.
         inputs: References that are inputs of a model; the others are lists of seen items.
         about_user: References that say whether the user is known: those of views that the user's id keys.
@@ -44,15 +46,25 @@ class Source:
 
 
 @dataclass(frozen=True)
-class User:
-    """What the store said of a user: one row per reference, and why it may say less than it could."""
+class Users:
+    """What the store said of n users: n rows per reference, and why it may say less than it could."""
 
     columns: Mapping[str, Column]
-    status: UserStatus
+    statuses: tuple[UserStatus, ...]
     degraded: tuple[str, ...] = ()
 
 
-NOBODY_ASKED = User({}, UserStatus.UNSPECIFIED)
+def unasked(n: int) -> Users:
+    """Of n users nothing was asked."""
+    return Users({}, (UserStatus.UNSPECIFIED,) * n)
+
+
+NOBODY_ASKED = unasked(1)
+
+
+def repeated(column: Column, n: int) -> Column:
+    """The one row of a column, n times."""
+    return column if n == 1 else column.take(np.zeros(n, np.int64))
 
 
 class _Job:
@@ -71,10 +83,12 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A read that has begun; without a job it was refused. `limit` is on the clock of `time.monotonic`."""
+    """A read of `rows` rows that has begun; without a job it was refused. `limit` is on the clock of
+    `time.monotonic`."""
 
     job: _Job | Pending | None
     limit: float
+    rows: int
 
 
 class StoreReads:
@@ -110,44 +124,45 @@ class StoreReads:
         for _ in range(self._threads):
             self._queue.put(None)
 
-    def begin_user(self, source: Source, ids: Mapping[str, Key], request: Mapping[str, Any]) -> Read:
-        """Begins to read a user.
+    def begin_users(self, reading: Reading, keys: Sequence[Mapping[str, Key]], request: Mapping[str, Any]) -> Read:
+        """Begins to read users, one at least.
 
         Args:
-            source: What to read.
-            ids: Of the user and of further entities, by join key.
-            request: Values of the request by name, for on-demand views; None is null.
+            reading: What to read.
+            keys: Ids of each user and of further entities, by join key.
+            request: Values of the request by name, the same for all, for on-demand views; None is null.
 
         Raises:
             InvalidArgument: an id or a value of the request is missing or can't be what the store needs; `field` is its
-                name. Where threads read, `user` raises it.
+                name. Where threads read, `users` raises it.
         """
         limit = time.monotonic() + self._timeout
-        if source.fast is not None:
+        if reading.fast is not None:
             if not self._may_ask():
-                return Read(None, limit)
+                return Read(None, limit, len(keys))
             try:
-                return Read(source.fast.begin(ids, request), limit)
+                return Read(reading.fast.begin_many(keys, request), limit, len(keys))
             except RecsysError:  # the request is wrong; of the store nothing was learned
                 self._release()
                 raise
-        read = source.reader.read
-        return self._hand_over(lambda: read({k: [v] for k, v in ids.items()}, {k: [v] for k, v in request.items()}))
+        read, n = reading.reader.read, len(keys)
+        ids = {name: [key[name] for key in keys] for name in keys[0]}
+        return self._hand_over(lambda: read(ids, {k: [v] * n for k, v in request.items()}), n)
 
-    def warm_up(self, source: Source) -> None:
+    def warm_up(self, reading: Reading) -> None:
         """Reads somebody once: Feast opens its store on the first read, without a lock.
 
         Raises:
             RecsysError: the store failed, or the read can't be made.
         """
-        plan = source.reader.plan
+        plan = reading.reader.plan
         ids = {name: key.parse("0") for name, key in plan.join_keys.items()}
-        read = self.begin_user(source, ids, dict.fromkeys(plan.request_fields))
-        self.user(source, read, Deadline())
+        read = self.begin_users(reading, [ids], dict.fromkeys(plan.request_fields))
+        self.users(reading, read, Deadline())
 
     def begin_items(self, reader: OnlineReader, ids: Sequence[Key]) -> Read:
         """Begins to read items, in a thread."""
-        return self._hand_over(lambda: reader.read(ids))
+        return self._hand_over(lambda: reader.read(ids), len(ids))
 
     def abandon(self, read: Read) -> None:
         """Gives up a read that nobody waits for any more."""
@@ -157,26 +172,29 @@ class StoreReads:
             read.job.abandon()
             self._release()
 
-    def user(self, source: Source, read: Read, deadline: Deadline) -> User:
-        """Waits for a user, until the read's own limit or the call's.
+    def users(self, reading: Reading, read: Read, deadline: Deadline) -> Users:
+        """Waits for users, until the read's own limit or the call's.
 
         Raises:
             OnlineStoreUnavailable: the store failed or was too slow, and the policy is `fail`.
             StaleFeature: a value is older than its view's ttl, and the view's policy is `fail`.
             DeadlineExceeded: the call's deadline passed first.
-            InvalidArgument: see `begin_user`.
+            InvalidArgument: see `begin_users`.
         """
         columns = self.columns(read, deadline)
+        n = read.rows
         if columns is None:
-            return User(source.absent, UserStatus.UNSPECIFIED, (STORE_UNAVAILABLE,))
-        known = any(columns[reference].status[0] != FieldStatus.NOT_FOUND for reference in source.about_user)
-        return User(columns, UserStatus.KNOWN if known else UserStatus.UNKNOWN)
+            absent = {reference: repeated(column, n) for reference, column in reading.absent.items()}
+            return Users(absent, (UserStatus.UNSPECIFIED,) * n, (STORE_UNAVAILABLE,))
+        statuses = [columns[reference].status for reference in reading.about_user]
+        known = (any(status[at] != FieldStatus.NOT_FOUND for status in statuses) for at in range(n))
+        return Users(columns, tuple(UserStatus.KNOWN if is_known else UserStatus.UNKNOWN for is_known in known))
 
     def columns(self, read: Read, deadline: Deadline) -> Mapping[str, Column] | None:
         """What was read, by reference; None if the store failed and the policy is `degrade`.
 
         Raises:
-            OnlineStoreUnavailable, StaleFeature, DeadlineExceeded, InvalidArgument: see `user`.
+            OnlineStoreUnavailable, StaleFeature, DeadlineExceeded, InvalidArgument: see `users`.
         """
         try:
             columns = self._wait(read, deadline)
@@ -200,13 +218,13 @@ class StoreReads:
             self._probing = True
         return True
 
-    def _hand_over(self, work: Callable[[], Mapping[str, Column]]) -> Read:
+    def _hand_over(self, work: Callable[[], Mapping[str, Column]], rows: int) -> Read:
         limit = time.monotonic() + self._timeout
         if self._hanging >= self._threads:
-            return Read(None, limit)
+            return Read(None, limit, rows)
         job = _Job(work)
         self._queue.put(job)
-        return Read(job, limit)
+        return Read(job, limit, rows)
 
     def _wait(self, read: Read, deadline: Deadline) -> Mapping[str, Column]:
         job = read.job

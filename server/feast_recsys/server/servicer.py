@@ -25,6 +25,14 @@ class RecommenderServicer(pb_grpc.RecommenderServiceServicer):
         result = self._engine.retrieve(query, _deadline(context))
         return codec.retrieve_response(result)
 
+    def BatchRetrieve(  # noqa: N802
+        self, request: pb.BatchRetrieveRequest, context: grpc.ServicerContext
+    ) -> pb.BatchRetrieveResponse:
+        """See the proto."""
+        query = codec.batch_retrieve_query(request)
+        results = self._engine.batch_retrieve(query, _deadline(context))
+        return codec.batch_retrieve_response(results)
+
     def Rank(self, request: pb.RankRequest, context: grpc.ServicerContext) -> pb.RankResponse:  # noqa: N802
         """See the proto."""
         query = codec.rank_query(request)

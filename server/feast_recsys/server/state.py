@@ -8,14 +8,16 @@ from typing import NamedTuple
 
 from feast_recsys.bundle.columns import Column, DType
 from feast_recsys.bundle.errors import BundleNotHeld, BundleNotLoaded, InvalidArgument, UnknownRecommender
+from feast_recsys.bundle.filter_cache import FilterCache
 from feast_recsys.bundle.index.protocol import Index
 from feast_recsys.bundle.store import Bundle
 from feast_recsys.features.reader import OnlineReader
 from feast_recsys.features.repo import EntityKey
 from feast_recsys.features.settings import Recommender
 from feast_recsys.server.ranking import Ranker
-from feast_recsys.server.reads import Source
-from feast_recsys.server.stage import Stage
+from feast_recsys.server.reads import Reading
+from feast_recsys.server.requests import Reranking
+from feast_recsys.server.sources import Source
 
 
 class Need(NamedTuple):
@@ -53,32 +55,40 @@ class Served:
     Attributes:
         name: Its name.
         settings: Its section.
-        query: The query encoder.
         index: The item vectors, row by row as in the snapshot.
         bias: How many of their last columns are biases.
         ranker: None if the recommender only retrieves.
-        sources: What to read of a user, by need; None where there is nothing to read.
+        readings: What to read of users, by need; None where there is nothing to read.
         context: What `context` may hold, by name.
         candidate: What `candidate_features` may hold, by name.
         unset: One row of null for each `request:` input of the user's side, by reference.
         takes_user_id: Whether a model takes the user's id itself.
         entity_keys: Further join keys of the user's side, by name.
         fresh: Reads the item features that a request must not take from the snapshot; None if there are none.
+        reranking: How ranked items are arranged where a request does not say.
+        own: The recommender's own retrieval model as a source.
+        sources: Where candidates come from; `own` alone where the settings list none.
+        fallback: Name of the source for users of whom nothing is known; None for none.
+        history: List feature with the last items of a user, read where there is a fallback; None where none is named.
     """
 
     name: str
     settings: Recommender
-    query: Stage
     index: Index
     bias: int
     ranker: Ranker | None
-    sources: Mapping[Need, Source | None]
+    readings: Mapping[Need, Reading | None]
     context: Mapping[str, Slot]
     candidate: Mapping[str, Slot]
     unset: Mapping[str, Column]
     takes_user_id: bool
     entity_keys: Mapping[str, EntityKey]
     fresh: OnlineReader | None
+    reranking: Reranking
+    own: Source
+    sources: tuple[Source, ...]
+    fallback: str | None
+    history: str | None
 
     def ranking(self) -> Ranker:
         """The ranker.
@@ -97,11 +107,15 @@ class Served:
 
 @dataclass(frozen=True)
 class ServingState:
-    """A bundle and all that was compiled for it. Immutable: a request takes the reference once."""
+    """A bundle and all that was compiled for it. A request takes the reference once.
+
+    Immutable but for `filters`: what was found of the bundle's items for earlier requests.
+    """
 
     bundle: Bundle
     user_key: EntityKey
     recommenders: Mapping[str, Served]
+    filters: FilterCache
 
     def recommender(self, name: str) -> Served:
         """The recommender of that name; the only one for the empty name.

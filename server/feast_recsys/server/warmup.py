@@ -9,12 +9,13 @@ from feast_recsys.bundle.errors import InvalidSignature
 from feast_recsys.bundle.signature import Input
 from feast_recsys.server.deadline import Deadline
 from feast_recsys.server.ranking import Candidates, Ranker
+from feast_recsys.server.sources import Nearest
 from feast_recsys.server.stage import Stage
 from feast_recsys.server.state import Served, ServingState
 
 
 def warm_up(state: ServingState, *, candidates: int) -> None:
-    """Runs every graph on defaults, with the shortest and the longest lists, and searches the index.
+    """Runs every graph on defaults, with the shortest and the longest lists, and searches the indexes.
 
     Args:
         state: What is about to be served.
@@ -25,12 +26,19 @@ def warm_up(state: ServingState, *, candidates: int) -> None:
     """
     for served in state.recommenders.values():
         for longest in (False, True):
-            query = _run(served, served.query, 1, longest, (1, served.index.dimension))
-            served.index.search(query, candidates)
+            for way in _searches(served):
+                query = _run(served, way.query, 1, longest, (1, way.index.dimension))
+                way.index.search(query, candidates)
             if served.ranker is not None:
                 for n in (1, candidates):
                     _run(served, served.ranker.whole, n, longest, (n,))
                     _run_parts(served, served.ranker, n, longest)
+
+
+def _searches(served: Served) -> list[Nearest]:
+    """What a recommender runs and searches for its users, each encoder once."""
+    ways = [source.way for source in (served.own, *served.sources) if isinstance(source.way, Nearest)]
+    return list({id(way.query): way for way in ways}.values())
 
 
 def _run(served: Served, stage: Stage, n: int, longest: bool, shape: tuple[int, ...]) -> Array:

@@ -2,52 +2,145 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 Mask = npt.NDArray[np.bool_]
+Bits = npt.NDArray[np.uint8]
+_Rows = npt.NDArray[np.int64]
+
+FEW = 0.35
+"""Below this share of allowed rows one works with the rows, from it on with the mask; see exact.GATHER_SHARE."""
+
+# Rows that are packed into bits in the time that it takes to mend the byte of one.
+_PACKED = 160
 
 
-@dataclass(frozen=True)
 class Allowed:
-    """Which of n rows may come back, in whatever form an index wants it. Immutable; the forms are made once.
+    """Which of n rows may come back, in whatever form an index wants it.
 
-    Attributes:
+    Immutable. Each form is made when it is first asked for, and kept.
+
+    Args:
         mask: [n] bool; not to be changed any more.
     """
 
-    mask: Mask
+    def __init__(self, mask: Mask) -> None:
+        self._mask = mask
 
     def __len__(self) -> int:
-        return len(self.mask)
+        return len(self._mask)
+
+    @property
+    def mask(self) -> Mask:
+        """[n] bool: which rows may come back."""
+        return self._mask
 
     @cached_property
     def count(self) -> int:
         """Number of rows that may come back."""
         return int(np.count_nonzero(self.mask))
 
+    @property
+    def most(self) -> int:
+        """No less than `count`, and known without counting anew for each request."""
+        return self.count
+
+    def up_to(self, k: int) -> int:
+        """min(k, count), without counting where there are plainly more."""
+        return min(k, self.count)
+
     @cached_property
-    def rows(self) -> npt.NDArray[np.int64]:
+    def rows(self) -> _Rows:
         """[count] those rows, ascending."""
         return np.flatnonzero(self.mask)
 
     @cached_property
-    def bits(self) -> npt.NDArray[np.uint8]:
-        """[ceil(n / 8)] the mask as bits, the least significant first."""
+    def blocked(self) -> _Rows:
+        """[n - count] the other rows, ascending."""
+        return np.flatnonzero(~self.mask)
+
+    @cached_property
+    def bits(self) -> Bits:
+        """[ceil(n / 8)] the mask as bits, the least significant first; 0 beyond the n-th."""
         return np.packbits(self.mask, bitorder="little")
 
-    def without(self, rows: npt.NDArray[np.int64]) -> Allowed:
+    def hide(self, scores: npt.NDArray[np.float32]) -> None:
+        """Sets the scores of the rows that must not come back, in [..., n] float32, to -inf."""
+        scores[..., self.blocked] = -np.inf
+
+    def without(self, rows: _Rows) -> Allowed:
         """The same less some rows, which may repeat and must exist."""
-        mask = self.mask.copy()
-        mask[rows] = False
-        return Allowed(mask)
+        return Without(len(self), rows, self)
 
 
-def all_but(rows: npt.NDArray[np.int64], n: int) -> Allowed:
+class Without(Allowed):
+    """All rows, or those that something else allows, less some: what a request leaves out of a kept filter.
+
+    Args:
+        n: Number of rows.
+        excluded: Rows that must not come back; may repeat, and be forbidden already.
+        base: What is allowed otherwise; None for all rows.
+    """
+
+    def __init__(self, n: int, excluded: _Rows, base: Allowed | None = None) -> None:
+        self._n = n
+        self.excluded, self.base = excluded, base
+
+    def __len__(self) -> int:
+        return self._n
+
+    @cached_property
+    def mask(self) -> Mask:
+        """See Allowed.mask."""
+        mask = np.ones(self._n, np.bool_) if self.base is None else self.base.mask.copy()
+        mask[self.excluded] = False
+        return mask
+
+    @property
+    def most(self) -> int:
+        """See Allowed.most."""
+        return self._n if self.base is None else self.base.count
+
+    def up_to(self, k: int) -> int:
+        """See Allowed.up_to."""
+        return k if k <= self.most - len(self.excluded) else min(k, self.count)
+
+    @cached_property
+    def rows(self) -> _Rows:
+        """See Allowed.rows."""
+        if self.base is None or self.base.count > FEW * self._n:
+            return np.flatnonzero(self.mask)
+        rows = self.base.rows
+        return rows[self.mask.take(rows)]
+
+    @cached_property
+    def bits(self) -> Bits:
+        """See Allowed.bits."""
+        if self.base is None or len(self.excluded) * _PACKED > self._n:
+            return np.packbits(self.mask, bitorder="little")
+        # Only the bytes that an excluded row lies in differ from the base's.
+        bits, whole = self.base.bits.copy(), self._n // 8
+        touched = self.excluded >> 3
+        touched = touched[touched < whole]
+        eights = self.mask[: 8 * whole].view(np.uint64).take(touched)
+        bits[touched] = np.packbits(eights.view(np.uint8), bitorder="little")
+        bits[whole:] = np.packbits(self.mask[8 * whole :], bitorder="little")
+        return bits
+
+    def hide(self, scores: npt.NDArray[np.float32]) -> None:
+        """See Allowed.hide."""
+        if self.base is not None:
+            self.base.hide(scores)
+        scores[..., self.excluded] = -np.inf
+
+    def without(self, rows: _Rows) -> Allowed:
+        """See Allowed.without."""
+        return Without(self._n, np.concatenate([self.excluded, rows]), self.base)
+
+
+def all_but(rows: _Rows, n: int) -> Allowed:
     """All of n rows but some, which may repeat and must exist."""
-    mask = np.ones(n, np.bool_)
-    mask[rows] = False
-    return Allowed(mask)
+    return Without(n, rows)

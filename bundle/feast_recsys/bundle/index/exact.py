@@ -41,13 +41,12 @@ class ExactIndex:
         """See Index.search."""
         if allow is None:
             return best(queries @ self.vectors.T, k)
-        if allow.count < GATHER_SHARE * len(self):
-            positions, scores = best(self._gathered(queries, allow.rows), min(k, allow.count))
+        if allow.most < GATHER_SHARE * len(self):
+            positions, scores = best(self._gathered(queries, allow.rows), k)
             return allow.rows[positions], scores
-        scores, blocked = queries @ self.vectors.T, np.flatnonzero(~allow.mask)
-        for row in scores:
-            row[blocked] = -np.inf
-        return best(scores, min(k, allow.count))
+        scores = queries @ self.vectors.T
+        allow.hide(scores)
+        return best(scores, allow.up_to(k))
 
     def vectors_of(self, rows: Rows) -> Vectors:
         """See Index.vectors_of."""

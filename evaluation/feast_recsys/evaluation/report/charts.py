@@ -51,18 +51,43 @@ def curves(series: Mapping[str, Sequence[float]], description: str) -> str:
     return picture(WIDTH, HEIGHT, parts, description)
 
 
-def reliability_plot(points: Reliability, description: str) -> str:
-    """Observed against predicted shares; a ranker that can be taken at its word lies on the diagonal."""
+def reliability_plot(points: Reliability, description: str, *, values: bool = False) -> str:
+    """Observed against predicted shares, or values; a ranker that can be taken at its word lies on the diagonal."""
     highest = float(max(points.predicted.max(), points.observed.max())) * 1.06 or 1.0
     x, y = Scale(0, highest, LEFT, WIDTH - RIGHT), Scale(0, highest, HEIGHT - BOTTOM, TOP)
     dots = list(zip(points.predicted.tolist(), points.observed.tolist(), points.counts.tolist(), strict=True))
+    names = ("expected value", "brought indeed") if values else ("predicted probability", "liked indeed")
+
+    def tip(p: float, o: float, n: int) -> str:
+        told = f"expected {p:.3f}, brought {o:.3f}" if values else f"predicted {p:.1%}, liked {o:.1%}"
+        return f"{told}, {n} candidates"
+
     parts = [
-        frame(x, y, "predicted probability", "liked indeed", percent=True),
+        frame(x, y, *names, percent=not values),
         line(x(0), y(0), x(highest), y(highest), "diagonal"),
         path([(x(p), y(o)) for p, o, _ in dots], "c0 stroke"),
-        *(circle(x(p), y(o), 5, "c0 fill", f"predicted {p:.1%}, liked {o:.1%}, {n} candidates") for p, o, n in dots),
+        *(circle(x(p), y(o), 5, "c0 fill", tip(p, o, n)) for p, o, n in dots),
     ]
     return picture(WIDTH, HEIGHT, parts, description)
+
+
+def strips(values: Mapping[str, Sequence[float]], tips: Mapping[str, Sequence[str]], description: str) -> str:
+    """One line a contender with a dot for each training, and their mean as a stroke."""
+    row, left, right = 44, 8, 116
+    every = [v for own in values.values() for v in own]
+    span = max(every) - min(every)
+    x = Scale(min(every) - 0.05 * span, max(every) + 0.05 * span, left + 6, WIDTH - right)
+    parts = []
+    for n, (name, own) in enumerate(values.items()):
+        y, mean = n * row, sum(own) / len(own)
+        parts += [
+            text(left, y + 14, name, "label strong" if n == 0 else "label"),
+            line(left, y + 27, WIDTH - right, y + 27, "grid"),
+            line(x(mean), y + 18, x(mean), y + 36, "whisker"),
+            *(circle(x(v), y + 27, 5, f"{colour(n)} dot", tip) for v, tip in zip(own, tips[name], strict=True)),
+            text(WIDTH - right + 14, y + 32, f"{mean:.4f}", "value strong" if n == 0 else "value"),
+        ]
+    return picture(WIDTH, row * len(values) + 8, parts, description)
 
 
 def groups(rows: Sequence[tuple[str, str, Mapping[str, Interval]]], description: str) -> str:

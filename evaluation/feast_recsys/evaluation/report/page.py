@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from feast_recsys.evaluation.assessment import EXTRA, Assessment, label
-from feast_recsys.evaluation.intervals import Interval
+from feast_recsys.evaluation.ablations import Ablation
+from feast_recsys.evaluation.assessment import Assessment, label
+from feast_recsys.evaluation.over_seeds import SeedSummary
+from feast_recsys.evaluation.ranker import ValueQuality
 from feast_recsys.evaluation.report import charts
+from feast_recsys.evaluation.report.parts import figure, full_rows, legend_of, main_metric, nice, told
 from feast_recsys.evaluation.report.style import CSS
-from feast_recsys.evaluation.report.svg import COLOURS
-
-T = TypeVar("T")
+from feast_recsys.evaluation.report.trainings import ablation_table, seed_figure
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,32 @@ class ItemMap:
     likes: npt.NDArray[np.int64]
 
 
-def render(found: Assessment, items: ItemMap | None = None) -> str:
+def render(
+    found: Assessment,
+    items: ItemMap | None = None,
+    seeds: SeedSummary | None = None,
+    forms: Mapping[str, Ablation] | None = None,
+) -> str:
     """The report as one HTML document.
 
     Args:
         found: What was measured.
         items: The map of items; left out if None.
+        seeds: The same over several trainings; left out if None.
+        forms: The ranker beside its parts; left out if None.
     """
     title = f"{found.recommender}: how good are its recommendations?"
-    body = [_head(found), _table(found), '<div class="grid">', _contenders(found), _funnel(found), _curves(found)]
+    body = [
+        _head(found),
+        _table(found),
+        ablation_table(forms) if forms else "",
+        '<div class="grid">',
+        _contenders(found),
+        _funnel(found),
+        _curves(found),
+    ]
     body += [_reliability(found), _slices(found, "users"), _slices(found, "items"), _lorenz(found)]
+    body += [seed_figure(seeds, main_metric(found)) if seeds is not None else ""]
     body += [_map(items) if items is not None and len(items.titles) else "", "</div>", _foot(found)]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -72,15 +88,16 @@ def headline(found: Assessment) -> str:
 
 def _head(found: Assessment) -> str:
     main = found.metrics[found.ours]
-    cut, k = _main(found), found.candidates
+    cut, k = main_metric(found), found.candidates
     tiles = [
-        (f"{main[cut].mean:.4f}", f"{_nice(cut)} of {label(found.ours)}"),
+        (f"{main[cut].mean:.4f}", f"{nice(cut)} of {label(found.ours)}"),
         (f"{main[f'recall@{k}'].mean:.1%}", f"of the liked items are among the {k} candidates"),
         (f"{found.exposure[found.ours].coverage:.0%}", "of the catalogue is shown to somebody"),
     ]
     if found.ranker is not None:
         tiles.append((f"{found.ranker.pooled.auc:.3f}", "AUC of the ranker among the candidates"))
-        tiles.append((f"{found.ranker.pooled.calibration_error:.3f}", "calibration error of its probabilities"))
+        what = "what it expects" if isinstance(found.ranker.pooled, ValueQuality) else "its probabilities"
+        tiles.append((f"{found.ranker.pooled.calibration_error:.3f}", f"calibration error of {what}"))
     shown = "".join(f'<div class="tile"><b>{a}</b><span>{escape(b)}</span></div>' for a, b in tiles)
     lead = (
         f"{found.users:,} users asked for recommendations out of all {found.items:,} items, just before the last "
@@ -96,42 +113,38 @@ def _head(found: Assessment) -> str:
 
 def _table(found: Assessment) -> str:
     cuts = sorted({int(m.split("@")[1]) for m in found.metrics[found.ours]})
-    cut, wide = int(_main(found).split("@")[1]), min(cuts, key=lambda c: abs(c - 20))
+    cut, wide = int(main_metric(found).split("@")[1]), min(cuts, key=lambda c: abs(c - 20))
     metrics = dict.fromkeys([f"ndcg@{cut}", f"recall@{cut}", f"map@{cut}", f"hit_rate@{cut}", f"recall@{wide}"])
-    head = "".join(f"<th>{escape(_nice(m))}</th>" for m in metrics)
+    head = "".join(f"<th>{escape(nice(m))}</th>" for m in metrics)
     rows = []
     for n, (name, values) in enumerate(found.metrics.items()):
-        cells = "".join(f"<td>{_told(values[m], '.4f')}</td>" for m in metrics)
+        cells = "".join(f"<td>{told(values[m], '.4f')}</td>" for m in metrics)
         gain = found.gains.get(name)
-        told = _told(gain, "+.4f") if gain is not None else ""
+        gained = told(gain, "+.4f") if gain is not None else ""
         kind = ' class="ours"' if n == 0 else ""
-        rows.append(f"<tr{kind}><td>{escape(label(name))}</td>{cells}<td>{told}</td></tr>")
+        rows.append(f"<tr{kind}><td>{escape(label(name))}</td>{cells}<td>{gained}</td></tr>")
     return (
         '<section class="wide"><h2>The table</h2><p>Every row ranks for the same users. The last column is what ours '
-        f"gains over the row in {_nice(_main(found))}, user by user; below 0 the row is better.</p>"
+        f"gains over the row in {nice(main_metric(found))}, user by user; below 0 the row is better.</p>"
         f'<div class="scroll"><table><thead><tr><th></th>{head}<th>ours gains</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div></section>"
     )
 
 
-def _told(value: Interval, form: str) -> str:
-    return f"{value.mean:{form}}<small>{value.low:{form}} to {value.high:{form}}</small>"
-
-
 def _contenders(found: Assessment) -> str:
-    cut = _main(found)
+    cut = main_metric(found)
     values = {label(name): metrics[cut] for name, metrics in found.metrics.items()}
     caption = (
-        f"{_nice(cut)} says how high up the liked items stand among the first {cut.split('@')[1]}: 1 is perfect. The "
+        f"{nice(cut)} says how high up the liked items stand among the first {cut.split('@')[1]}: 1 is perfect. The "
         "thin "
         "line is the interval. Two rows whose lines overlap a lot are not told apart by this test."
     )
-    return _figure("Who makes the best list", caption, charts.interval_bars(values, f"{cut} by contender"))
+    return figure("Who makes the best list", caption, charts.interval_bars(values, f"{cut} by contender"))
 
 
 def _funnel(found: Assessment) -> str:
     liked, reached, shown = found.liked, found.reached, found.shown
-    cut = _main(found).split("@")[1]
+    cut = main_metric(found).split("@")[1]
     steps = [
         (f"All {found.items:,} items", f"{liked:.1f} liked", 1.0),
         (f"{found.candidates} candidates", f"{reached:.1f} of them found", reached / liked if liked else 0),
@@ -144,11 +157,16 @@ def _funnel(found: Assessment) -> str:
     if found.ranker is not None:
         first, second = found.ranker.ndcg_retrieve, found.ranker.ndcg
         caption += (
-            f" Given the candidates, ranking lifts {_nice(_main(found))} over what can be reached from "
+            f" Given the candidates, ranking lifts {nice(main_metric(found))} over what can be reached from "
             f"{first.mean:.3f} to "
             f"{second.mean:.3f}."
         )
-    return _figure("Stage by stage", caption, charts.funnel(steps, "liked items left after each stage"))
+        if found.ranker.brought is not None and found.ranker.brought_retrieve is not None:
+            caption += (
+                f" The first {cut} bring a user {found.ranker.brought.mean:.2f} of the label together, "
+                f"{found.ranker.brought_retrieve.mean:.2f} in Retrieve's own order."
+            )
+    return figure("Stage by stage", caption, charts.funnel(steps, "liked items left after each stage"))
 
 
 def _curves(found: Assessment) -> str:
@@ -158,22 +176,31 @@ def _curves(found: Assessment) -> str:
         "the ceiling of a second stage."
     )
     series = {label(name): values for name, values in found.curves.items()}
-    return _figure(
-        "Recall over the length of the list", caption, charts.curves(series, "recall at k"), _names(found.metrics)
+    return figure(
+        "Recall over the length of the list", caption, charts.curves(series, "recall at k"), legend_of(found.metrics)
     )
 
 
 def _reliability(found: Assessment) -> str:
     if found.ranker is None:
         return ""
+    quality = found.ranker.pooled
+    if isinstance(quality, ValueQuality):
+        caption = (
+            "Candidates in fifteen groups of equal size, by the value that the ranker expected of them: the odds of "
+            "its probability. On the dashed line they brought what was expected. On average it expected "
+            f"{quality.expected:.3f} and {quality.value:.3f} came, counting 0 for what was not liked. Mean distance "
+            f"from the line: {quality.calibration_error:.4f}."
+        )
+        chart = charts.reliability_plot(found.ranker.points, "expected against brought values", values=True)
+        return figure("Can its values be trusted?", caption, chart)
     caption = (
-        "Candidates in fifteen groups of equal size, by the probability that the ranker gave them. On the dashed "
-        "line a "
-        "predicted 20 % comes true in 20 % of the cases. Calibration error, the mean distance from it: "
-        f"{found.ranker.pooled.calibration_error:.4f}."
+        "Candidates in fifteen groups of equal size, by the probability that the ranker gave them. On the dashed line "
+        "a predicted 20 % comes true in 20 % of the cases. Calibration error, the mean distance from it: "
+        f"{quality.calibration_error:.4f}."
     )
     chart = charts.reliability_plot(found.ranker.points, "predicted against observed shares")
-    return _figure("Can its probabilities be trusted?", caption, chart)
+    return figure("Can its probabilities be trusted?", caption, chart)
 
 
 def _slices(found: Assessment, kind: str) -> str:
@@ -186,8 +213,8 @@ def _slices(found: Assessment, kind: str) -> str:
         name, caption = "New users and old friends", "by how many likes a user had before asking"
     else:
         name, caption = "Hits and rarities", "counting only the liked items of one tier of popularity"
-    caption = f"{_nice(parts[0].metric)} {caption}. Means over everybody are mostly about the larger groups."
-    return _figure(name, caption, charts.groups(rows, f"{parts[0].metric} by part"), _names(parts[0].values))
+    caption = f"{nice(parts[0].metric)} {caption}. Means over everybody are mostly about the larger groups."
+    return figure(name, caption, charts.groups(rows, f"{parts[0].metric} by part"), legend_of(parts[0].values))
 
 
 def _lorenz(found: Assessment) -> str:
@@ -206,7 +233,7 @@ def _lorenz(found: Assessment) -> str:
         f"in the corner shows a few items to everybody (Gini near 1). {told}."
     )
     chart = charts.lorenz_curves(series, ginis, "Lorenz curves of exposure")
-    return _figure("Who gets seen", caption, chart, _names(found.metrics))
+    return figure("Who gets seen", caption, chart, legend_of(found.metrics))
 
 
 def _map(items: ItemMap) -> str:
@@ -229,7 +256,7 @@ def _map(items: ItemMap) -> str:
     legend = [(name, f"c{n}") for n, name in enumerate(order)]
     if order and -1 in kinds:
         legend.append(("other", "grey"))
-    return _figure("A map of the catalogue", caption, chart, legend, "map")
+    return figure("A map of the catalogue", caption, chart, legend, "map")
 
 
 def _foot(found: Assessment) -> str:
@@ -247,34 +274,6 @@ def _foot(found: Assessment) -> str:
             "the first stage costs."
         )
     return f"<footer>{''.join(f'<p>{escape(text)}</p>' for text in lines)}</footer>"
-
-
-def _figure(name: str, caption: str, chart: str, legend: Sequence[tuple[str, str]] = (), kind: str = "") -> str:
-    keys = "".join(f'<li style="--k: var(--{colour})">{escape(text)}</li>' for text, colour in legend)
-    listed = f'<ul class="legend">{keys}</ul>' if keys else ""
-    head = f"<h2>{escape(name)}</h2><figcaption>{escape(caption)}</figcaption>"
-    return f'<figure class="{kind}">{head}{listed}{chart}</figure>'
-
-
-def _names(values: Mapping[str, object]) -> list[tuple[str, str]]:
-    return [(label(name), f"c{n % COLOURS}") for n, name in enumerate(values)]
-
-
-def full_rows(values: Mapping[str, T]) -> dict[str, T]:
-    """Without the rows that only tell what the stages cost. Those come last, so that colours stay the same."""
-    return {name: value for name, value in values.items() if name not in EXTRA}
-
-
-def _main(found: Assessment) -> str:
-    """NDCG at the length of list that a person sees."""
-    cuts = [int(m.split("@")[1]) for m in found.metrics[found.ours]]
-    return f"ndcg@{min(10, max(cuts))}"
-
-
-def _nice(metric: str) -> str:
-    name, cut = metric.split("@")
-    names = {"ndcg": "NDCG", "recall": "Recall", "map": "MAP", "hit_rate": "HR", "recall_min": "Recall (min)"}
-    return f"{names[name]}@{cut}"
 
 
 def _and(names: Sequence[str]) -> str:

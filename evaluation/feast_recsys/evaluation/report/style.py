@@ -4,11 +4,11 @@ CSS = """
 :root { --paper: #fbfaf7; --card: #fff; --ink: #1d2128; --soft: #667085; --rule: #e6e3dc; --grid: #eeebe4;
   --track: #f0ede6;
   --c0: #3454d1; --c1: #e07a3f; --c2: #2a9d8f; --c3: #b4458f; --c4: #8a8f98; --c5: #c9a227; --c6: #5aa9e6;
-  --c7: #7d5ba6;
+  --c7: #7d5ba6; --c8: #6f8f2f;
   --grey: #c9c6bf; --whisker: #1d2128; color-scheme: light dark; }
 @media (prefers-color-scheme: dark) { :root { --paper: #14161a; --card: #1c1f25; --ink: #eceef2; --soft: #9aa3b2;
   --rule: #2c3038; --grid: #272b33; --track: #262a32; --c0: #7d97ff; --c1: #f29a63; --c2: #4cc3b3; --c3: #dd7fbe;
-  --c4: #8d95a3; --c5: #e0bd4f; --c6: #7cc0f3; --c7: #a98bd0; --grey: #444a55; --whisker: #eceef2; } }
+  --c4: #8d95a3; --c5: #e0bd4f; --c6: #7cc0f3; --c7: #a98bd0; --c8: #a5c463; --grey: #444a55; --whisker: #eceef2; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); -webkit-text-size-adjust: 100%;
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
@@ -58,5 +58,5 @@ line.grid { stroke: var(--grid); } .axis { stroke: var(--soft); opacity: .6; }
 """
 
 CSS += "".join(
-    f".c{n}.fill, .c{n}.dot {{ fill: var(--c{n}); }} .c{n}.stroke {{ stroke: var(--c{n}); }}\n" for n in range(8)
+    f".c{n}.fill, .c{n}.dot {{ fill: var(--c{n}); }} .c{n}.stroke {{ stroke: var(--c{n}); }}\n" for n in range(9)
 )

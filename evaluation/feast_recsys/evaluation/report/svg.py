@@ -8,7 +8,7 @@ from html import escape
 
 import numpy as np
 
-COLOURS = 8  # classes c0 to c7
+COLOURS = 9  # classes c0 to c8: as many as there are contenders
 
 
 @dataclass(frozen=True)

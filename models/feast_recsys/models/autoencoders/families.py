@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from feast_recsys.models.autoencoders.deep import DeepAutoencoderConfig, build_deep_autoencoder, fit_deep_autoencoder
-from feast_recsys.models.autoencoders.multinomial import (
-    MultDaeConfig,
-    MultVaeConfig,
-    build_mult_dae,
-    build_mult_vae,
-    fit_mult_dae,
-    fit_mult_vae,
-)
+from feast_recsys.models.autoencoders.deep import DeepAutoencoderConfig, build_deep_autoencoder
+from feast_recsys.models.autoencoders.deep_training import fit_deep_autoencoder
+from feast_recsys.models.autoencoders.multinomial import MultDaeConfig, MultVaeConfig, build_mult_dae, build_mult_vae
+from feast_recsys.models.autoencoders.multinomial_training import fit_mult_dae, fit_mult_vae
 from feast_recsys.models.data.histories import Histories
 from feast_recsys.models.retrieval.encoders import Encoders
 from feast_recsys.models.retrieval.history_models import HistoryFamily, HistoryFit, Validate

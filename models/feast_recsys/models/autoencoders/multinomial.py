@@ -6,32 +6,24 @@ to each item of the catalogue; the loss is the multinomial likelihood of all tha
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from feast_recsys.bundle.errors import InvalidSettings
-from feast_recsys.models.data.histories import Histories
-from feast_recsys.models.retrieval.bags import (
+from feast_recsys.models.autoencoders.bags import (
     Activation,
     AutoencoderQuery,
     Bag,
     Batch,
     activation,
-    batches,
-    distinct,
-    item_vectors,
     with_one,
 )
-from feast_recsys.models.retrieval.encoders import Encoders, ItemVectors
-from feast_recsys.models.training.loop import Course, Report, Run, train_epochs
-from feast_recsys.models.training.seeds import seeded
+from feast_recsys.models.retrieval.encoders import Encoders, ItemVectors, distinct
 
 Validate = Callable[[Encoders], float]
 
@@ -172,18 +164,6 @@ def dropped_bag(bag: Bag, batch: Batch, dropout: float) -> Tensor:
     return bag.ragged(batch.rows, batch.offsets, functional.dropout(values, dropout))
 
 
-def multinomial_loss(logits: Tensor, batch: Batch) -> Tensor:
-    """Mean over users of -sum over the user's items of log softmax(logits).
-
-    Args:
-        logits: [B, n].
-        batch: The items of the same B users.
-    """
-    logits = logits.float()
-    whole = logits.logsumexp(1) @ batch.counts
-    return (whole - logits[batch.users, batch.rows - 1].sum()) / len(batch)
-
-
 def build_mult_dae(items: int, config: MultDaeConfig) -> Encoders:
     """An untrained Mult-DAE for a catalogue of `items`."""
     query = MultDaeQuery(items, config)
@@ -198,100 +178,6 @@ def build_mult_vae(items: int, config: MultVaeConfig) -> Encoders:
     """
     query = MultVaeQuery(items, config)
     return Encoders(query.eval(), ItemVectors(items, query.width + 1).eval())
-
-
-def fit_mult_dae(
-    histories: Histories,
-    config: MultDaeConfig,
-    run: Run,
-    *,
-    validate: Validate | None = None,
-    epochs: int | None = None,
-) -> tuple[Encoders, Course]:
-    """Trains a Mult-DAE.
-
-    Args:
-        histories: What users have; those who have nothing teach nothing. Ratings don't matter.
-        config: Hyperparameters.
-        run: How.
-        validate: Higher is better; decides which epoch is kept.
-        epochs: Instead of the config's.
-
-    Raises:
-        InvalidSettings: nobody has anything.
-    """
-    with seeded(run.seed):
-        query = MultDaeQuery(histories.catalogue, config)
-    return _fit(query, histories, config, run, 0.0, 1, validate, epochs)
-
-
-def fit_mult_vae(
-    histories: Histories,
-    config: MultVaeConfig,
-    run: Run,
-    *,
-    validate: Validate | None = None,
-    epochs: int | None = None,
-) -> tuple[Encoders, Course]:
-    """Trains a Mult-VAE. Arguments and errors as of `fit_mult_dae`."""
-    with seeded(run.seed):
-        query = MultVaeQuery(histories.catalogue, config)
-    return _fit(query, histories, config, run, config.beta, config.annealing, validate, epochs)
-
-
-def _fit(
-    query: MultDaeQuery | MultVaeQuery,
-    histories: Histories,
-    config: MultDaeConfig | MultVaeConfig,
-    run: Run,
-    beta: float,
-    annealing: int,
-    validate: Validate | None,
-    epochs: int | None,
-) -> tuple[Encoders, Course]:
-    if not len(histories.items):
-        raise InvalidSettings("nobody has any item; there is nothing to train on", field="histories")
-    with seeded(run.seed + 1):
-        last = nn.Linear(query.width, histories.catalogue)
-        nn.init.xavier_uniform_(last.weight)
-    counts = np.bincount(histories.items, minlength=histories.catalogue)
-    with torch.no_grad():
-        # Popularity is known before the first step.
-        last.bias.copy_(torch.from_numpy(np.log((counts + 0.5) / len(histories.items))))
-    module = nn.ModuleDict({"query": query, "last": last}).to(run.device)
-    matrices = [p for p in module.parameters() if p.ndim > 1]
-    vectors = [p for p in module.parameters() if p.ndim == 1]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
-    updates = run.updates(module, optimizer)
-
-    def step(epoch: int, random: np.random.Generator, report: Report) -> float:
-        total, made = batches(histories, config.batch, random, run.device)
-        losses = []
-        for n, batch in enumerate(made):
-            weight = beta * min(1.0, (epoch * total + n) / max(annealing, 1))
-            with run.autocast():
-                decoded, divergence = query.encode(batch)
-                loss = multinomial_loss(last(decoded), batch) + weight * divergence
-            updates(loss)
-            losses.append(loss.detach())
-            report(n + 1, total, loss=losses[-1], examples=len(batch))
-        return float(torch.stack(losses).mean())
-
-    def encoders() -> Encoders:
-        served = query if run.device.type == "cpu" else copy.deepcopy(query).cpu()
-        return Encoders(served.eval(), item_vectors(last.weight, last.bias))
-
-    course = train_epochs(
-        module,
-        {"optimizer": optimizer, "updates": updates},
-        step,
-        run,
-        epochs=config.epochs if epochs is None else epochs,
-        patience=config.patience,
-        validate=None if validate is None else lambda: validate(encoders()),
-    )
-    return encoders(), course
 
 
 def _layers(widths: tuple[int, ...], name: Activation) -> list[nn.Module]:

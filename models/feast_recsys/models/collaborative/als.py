@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from feast_recsys.bundle.errors import InvalidArgument
 from feast_recsys.models.collaborative.implicit_library import fit_with_library
 from feast_recsys.models.collaborative.shared import (
+    history_table,
     log_popularity,
     require,
     same_catalogue,
@@ -23,8 +24,7 @@ from feast_recsys.models.collaborative.shared import (
     vectors_with_tail,
 )
 from feast_recsys.models.data.histories import Floats, Histories
-from feast_recsys.models.retrieval.bags import distinct
-from feast_recsys.models.retrieval.encoders import Encoders, HistoryEncoder, ItemVectors
+from feast_recsys.models.retrieval.encoders import Encoders, HistoryEncoder, ItemVectors, distinct
 from feast_recsys.models.training.loop import Run
 
 Doubles = npt.NDArray[np.float64]
@@ -105,9 +105,8 @@ class Als:
         """See `Model.encoders`; the served scores differ from these by the rounding of float32."""
         encoders = build_als(len(self.items), self.config)
         factors = whiten(self.items, self.config.regularization).astype(np.float32)
-        padded = np.concatenate([np.zeros((1, factors.shape[1]), np.float32), factors])
         encoders.query.load_state_dict(
-            {"table.weight": torch.from_numpy(padded), "top_rating": torch.tensor(self.top_rating)}
+            {"table.weight": history_table(factors), "top_rating": torch.tensor(self.top_rating)}
         )
         encoders.item.load_state_dict({"table.weight": vectors_with_tail(factors, 0.0, self.popularity)})
         return encoders

@@ -16,6 +16,7 @@ from feast_recsys.models.collaborative.shared import (
     CUT,
     SAMPLE,
     UNKNOWN,
+    history_table,
     item_counts,
     kept_share,
     log_popularity,
@@ -26,8 +27,7 @@ from feast_recsys.models.collaborative.shared import (
     vectors_with_tail,
 )
 from feast_recsys.models.data.histories import Floats, Histories
-from feast_recsys.models.retrieval.bags import distinct
-from feast_recsys.models.retrieval.encoders import Encoders, HistoryEncoder, ItemVectors
+from feast_recsys.models.retrieval.encoders import Encoders, HistoryEncoder, ItemVectors, distinct
 from feast_recsys.models.training.loop import Run
 
 _FOLDS = 10  # one of these is kept from the fold-in map, to judge it
@@ -113,10 +113,9 @@ class Bpr:
     def encoders(self) -> Encoders:
         """See `Model.encoders`; exactly `score`."""
         encoders = build_bpr(len(self.items), self.config)
-        padded = np.concatenate([np.zeros((1, self.items.shape[1]), np.float32), self.items])
         encoders.query.load_state_dict(
             {
-                "table.weight": torch.from_numpy(padded),
+                "table.weight": history_table(self.items),
                 "fold.weight": torch.from_numpy(self.fold[:-1].T.copy()),
                 "fold.bias": torch.from_numpy(self.fold[-1].copy()),
             }

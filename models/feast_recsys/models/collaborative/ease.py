@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from feast_recsys.bundle.errors import InvalidSettings
 from feast_recsys.models.collaborative.shared import (
     compare,
+    history_table,
     log_popularity,
     require,
     same_catalogue,
@@ -25,8 +26,7 @@ from feast_recsys.models.collaborative.shared import (
     vectors_with_tail,
 )
 from feast_recsys.models.data.histories import Floats, Histories
-from feast_recsys.models.retrieval.bags import distinct
-from feast_recsys.models.retrieval.encoders import Encoders, HistoryEncoder, ItemVectors
+from feast_recsys.models.retrieval.encoders import Encoders, HistoryEncoder, ItemVectors, distinct
 from feast_recsys.models.training.loop import Run
 
 _FAINT = 1e-6  # a column that carries nothing
@@ -101,8 +101,7 @@ class Ease:
         # Columns are weighed by what they carry, half on either side: so that items are near that are alike.
         weight = np.sqrt(np.linalg.norm(image, axis=0))
         weight[weight < _FAINT] = 1.0
-        queries = np.concatenate([np.zeros((1, rank)), image / weight]).astype(np.float32)
-        encoders.query.load_state_dict({"table.weight": torch.from_numpy(queries)})
+        encoders.query.load_state_dict({"table.weight": history_table(image / weight)})
         encoders.item.load_state_dict({"table.weight": vectors_with_tail(basis * weight, 0.0, self.popularity)})
         return encoders
 

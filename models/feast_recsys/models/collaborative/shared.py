@@ -112,6 +112,11 @@ def tail(known: Tensor) -> Tensor:
     return torch.cat([some, 1.0 - some], -1)
 
 
+def history_table(factors: npt.NDArray[np.floating[Any]]) -> Tensor:
+    """[n + 1, d] float32 weights of the table that a history is looked up in; row 0, for padding, is zero."""
+    return torch.from_numpy(np.concatenate([np.zeros((1, factors.shape[1])), factors]).astype(np.float32))
+
+
 def vectors_with_tail(factors: npt.NDArray[np.floating[Any]], bias: npt.ArrayLike, popularity: Floats) -> Tensor:
     """[n + 1, d + 2] weights of an item table from [n, d] factors, [n] or scalar biases and [n] popularity.
 

@@ -59,9 +59,9 @@ def held_out_queries(events: Events, part: Part) -> Queries:
     return _queries(users, times, liked)
 
 
-def next_item_queries(events: Events) -> Queries:
-    """Every moment of training at which a user liked something, with what they liked at that moment."""
-    rows = np.flatnonzero((events.parts == Part.TRAIN) & events.positive)
+def next_item_queries(events: Events, until: Part = Part.TRAIN) -> Queries:
+    """Every moment up to the end of a part at which a user liked something, with what they liked at that moment."""
+    rows = np.flatnonzero((events.parts <= until) & events.positive)
     users, times = events.users[rows], events.times[rows]
     first = np.ones(len(rows), np.bool_)
     first[1:] = (users[1:] != users[:-1]) | (times[1:] != times[:-1])
@@ -69,16 +69,16 @@ def next_item_queries(events: Events) -> Queries:
     return Queries(users[first], times[first], events.items[rows], offsets)
 
 
-def horizon_queries(events: Events, stride: int, horizon: int) -> Queries:
-    """Moments of training, about `stride` events of a user apart, with the likes among the next `horizon` events.
+def horizon_queries(events: Events, stride: int, horizon: int, until: Part = Part.TRAIN) -> Queries:
+    """Moments up to the end of a part, about `stride` events of a user apart, with likes of the next `horizon` events.
 
     This is what the held-out queries look like, so the ranker learns the task that it is judged by. Nothing of
-    validation and test is used.
+    later parts is used.
     """
     users, times, liked = [], [], []
     for user in range(len(events.user_ids)):
         rows = np.arange(events.starts[user], events.starts[user + 1])
-        rows = rows[events.parts[rows] == Part.TRAIN]
+        rows = rows[events.parts[rows] <= until]
         moments = events.times[rows]
         begin = 0
         while begin < len(rows):

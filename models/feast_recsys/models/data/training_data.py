@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,7 @@ class DataConfig:
             cut off goes on there. A folder is for one recommender; remove it when features have changed at their
             source.
         chunk: Rows that are joined at once into the folder.
+        refit: Whether features are joined as of the moments of validation, too, for `with_validation`.
     """
 
     last: int = 10
@@ -46,6 +47,7 @@ class DataConfig:
     snapshot_rows: int = 400_000
     folder: Path | None = None
     chunk: int = CHUNK
+    refit: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class TrainingData:
         user_columns: By reference, s rows: what was known of a user a second before a moment.
         item_columns: By reference, d * I rows; row day * I + item, as of that midnight.
         fingerprint: SHA-256 over the interactions, the split and the features' names.
+        config: How it was made.
     """
 
     settings: Recommender
@@ -82,6 +85,7 @@ class TrainingData:
     user_columns: Mapping[str, ColumnRows]
     item_columns: Mapping[str, ColumnRows]
     fingerprint: str
+    config: DataConfig
 
     @property
     def items(self) -> int:
@@ -136,7 +140,9 @@ def load_data(
     training = next_item_queries(events)
     validation, test = held_out_queries(events, Part.VALIDATION), held_out_queries(events, Part.TEST)
     wide = horizon_queries(events, config.stride, config.last)
-    parts = (training, validation, test, wide)
+    parts = [training, validation, test, wide]
+    if config.refit:
+        parts += _until_validation(events, config)
     states = np.unique(np.concatenate([_state_keys(q.users, q.times) for q in parts]))
     days = _days(np.concatenate([q.times for q in parts]), len(events.item_ids), config.snapshot_rows)
     user_key, item_key = entity_key(repo, Side.USER), entity_key(repo, Side.ITEM)
@@ -158,8 +164,26 @@ def load_data(
     progress.done(f"{len(states)} moments of users, {len(days)} days of items")
     return TrainingData(
         settings, user_key, item_key, query, item, ranking, events, training, validation, test, wide, states, days,
-        user_columns, item_columns, _fingerprint(events, schemas),
+        user_columns, item_columns, _fingerprint(events, schemas), config,
     )  # fmt: skip
+
+
+def with_validation(data: TrainingData) -> TrainingData:
+    """The same data, of which what was kept for validation is for training as well. The test stays what it was.
+
+    Args:
+        data: What `load_data` gave with `refit`.
+    """
+    events = data.events
+    parts = np.where(events.parts == Part.VALIDATION, Part.TRAIN, events.parts).astype(np.uint8)
+    training, ranking = _until_validation(events, data.config)
+    return replace(data, events=replace(events, parts=parts), training=training, ranking=ranking)
+
+
+def _until_validation(events: Events, config: DataConfig) -> tuple[Queries, Queries]:
+    """Training queries of both models over training and validation."""
+    ranking = horizon_queries(events, config.stride, config.last, Part.VALIDATION)
+    return next_item_queries(events, Part.VALIDATION), ranking
 
 
 _TIMES = 2**40  # more seconds than any timestamp

@@ -44,5 +44,5 @@ def refit(
     with seeded(run.seed):
         encoders = build_encoders(checkpoint.signature, checkpoint.sizes, checkpoint.config)
         epochs = int(checkpoint.config["epochs"])
-        fit_encoders(encoders, tensors, data, queries, hyper, run.seed, epochs=epochs, progress=run.progress)
+        fit_encoders(encoders, tensors, data, queries, hyper, run.seed, epochs=epochs, run=run)
     return encoders

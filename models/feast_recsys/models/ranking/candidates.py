@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from feast_recsys.bundle.progress import SILENT, Reporter
+from feast_recsys.bundle.progress import Reporter
 from feast_recsys.bundle.signature import Role
 from feast_recsys.models.data.events import Ints, Part
 from feast_recsys.models.data.queries import Queries
@@ -58,9 +58,7 @@ def training_set(
     retrieval: Checkpoint,
     tensors: ModelTensors,
     config: WideDeepConfig,
-    seed: int,
-    *,
-    progress: Reporter = SILENT,
+    run: Run,
 ) -> RankingSet:
     """Candidates for training, with retrieval scores as honest as those of serving.
 
@@ -76,10 +74,9 @@ def training_set(
         retrieval: The trained retrieval model, for its settings.
         tensors: Inputs of its encoders.
         config: Of the ranker.
-        seed: Of folds, encoders and draws.
-        progress: Hears of batches.
+        run: Its seed is that of folds, encoders and draws; encoders are trained on its device.
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(run.seed)
     fold_of = random.permutation(len(data.events.user_ids)) % config.folds
     events = data.events
     likes = events.items[(events.parts == Part.TRAIN) & events.positive]
@@ -91,8 +88,9 @@ def training_set(
         asked = np.flatnonzero(fold_of[data.ranking.users] == fold)
         if not len(asked) or (fold_of[data.training.users] == fold).all():
             continue
-        run = Run(seed=seed + 1 + fold, progress=_Part(progress, fold, config.folds))
-        encoders = refit(retrieval, tensors, data, np.flatnonzero(fold_of != fold), run)
+        # Folds are trained by this process alone, and keep no state: they are short beside what comes after.
+        part = Run(run.seed + 1 + fold, run.device, run.precision, progress=_Part(run.progress, fold, config.folds))
+        encoders = refit(retrieval, tensors, data, np.flatnonzero(fold_of != fold), part)
         for rows, block in score_catalogue(encoders, tensors, data, data.ranking.take(asked)):
             chosen = asked[rows]
             items[chosen] = choose_candidates(block, popularity, config, width, random)

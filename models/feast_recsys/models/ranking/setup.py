@@ -10,7 +10,6 @@ import numpy as np
 
 from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import InvalidSettings
-from feast_recsys.bundle.progress import SILENT, Reporter
 from feast_recsys.bundle.signature import Graph, Input, Role, Side, Signature, Stage
 from feast_recsys.bundle.vocabulary import Vocabulary
 from feast_recsys.models.data.events import Events
@@ -20,6 +19,7 @@ from feast_recsys.models.inputs.tensors import Floats, model_tensors
 from feast_recsys.models.ranking.candidates import RankingSet, retrieved_set, training_set
 from feast_recsys.models.ranking.wide_deep import RETRIEVAL_SCORE, WideDeepConfig, used_inputs
 from feast_recsys.models.training.checkpoint import Checkpoint
+from feast_recsys.models.training.loop import Run
 
 SCORE_INPUT = "retrieval_score"
 
@@ -58,9 +58,7 @@ def ranking_candidates(
     data: TrainingData,
     retrieval: Checkpoint,
     config: WideDeepConfig,
-    *,
-    seed: int = 0,
-    progress: Reporter = SILENT,
+    run: Run,
 ) -> RankingCandidates:
     """The candidates that a ranker is trained on and validated with.
 
@@ -68,15 +66,14 @@ def ranking_candidates(
         data: Training data.
         retrieval: The trained retrieval model.
         config: Of the ranker, for the numbers of candidates and folds.
-        seed: Of folds, encoders and draws.
-        progress: Hears of the step.
+        run: How the encoders of the folds are trained; its seed is that of folds and draws, too.
     """
     specs = [spec for graph in retrieval.signature.graphs.values() for spec in graph.inputs]
     found_by = model_tensors(data, specs, retrieval.vocabularies)
-    progress.start("retrieve training candidates")
-    train = training_set(data, retrieval, found_by, config, seed, progress=progress)
+    run.progress.start("retrieve training candidates")
+    train = training_set(data, retrieval, found_by, config, run)
     held_out = retrieved_set(retrieval.modules, found_by, data, data.validation, data.settings.candidates)
-    progress.done(f"{int(train.real.sum())} candidates, {int(train.labels.sum())} of them liked")
+    run.progress.done(f"{int(train.real.sum())} candidates, {int(train.labels.sum())} of them liked")
     return RankingCandidates(train, held_out)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -105,14 +106,14 @@ def train_ranking(
             field="recsys.interactions.label",
         )
     config = replace(config, dimension=start_width(retrieval) or config.dimension)
-    found = candidates or ranking_candidates(data, retrieval, config, seed=seed, progress=progress)
+    run = replace(run or Run(), seed=seed, progress=progress)
+    found = candidates or ranking_candidates(data, retrieval, config, run)
     setup = ranker_setup(data, found.train, config)
     signature, vocabularies = setup.signature, setup.vocabularies
     tensors = model_tensors(data, signature.graphs[Role.RANKER].inputs, vocabularies)
     real = found.held_out.real
     weights = label_values(found.held_out, data.events)[real] if config.weighted_by is not None else None
     judge = _Judge(tensors, data, found.held_out, weights)
-    run = replace(run or Run(), seed=seed, progress=progress)
 
     progress.start("train ranking")
     with seeded(seed):
@@ -125,8 +126,9 @@ def train_ranking(
         start = replace(start, log_loss=judge.calibrate(ranker)[2])
     elif setup.item_file in vocabularies:
         start_from_retrieval(ranker, vocabularies[setup.item_file], retrieval)
-    course = _fit(ranker.to(run.device), judge, found.train, config, run)
-    ranker.cpu()
+    course = fit_ranker(
+        ranker, tensors, data, found.train, config, run, validate=lambda: -judge.calibrate(ranker)[2]
+    )  # fmt: skip
     scale, shift, log_loss = judge.calibrate(ranker)
     ranker.scale.fill_(scale)
     ranker.shift.fill_(shift)
@@ -162,9 +164,30 @@ def score_candidates(ranker: WideDeep, tensors: ModelTensors, data: TrainingData
     return np.concatenate(blocks)
 
 
-def _fit(ranker: WideDeep, judge: _Judge, train: RankingSet, config: WideDeepConfig, run: Run) -> Course:
-    """Trains in place."""
-    tensors, data = judge.tensors, judge.data
+def fit_ranker(
+    ranker: WideDeep,
+    tensors: ModelTensors,
+    data: TrainingData,
+    train: RankingSet,
+    config: WideDeepConfig,
+    run: Run,
+    *,
+    epochs: int | None = None,
+    validate: Callable[[], float] | None = None,
+) -> Course:
+    """Trains in place; the ranker is on the CPU before and after.
+
+    Args:
+        ranker: With the weights to start from.
+        tensors: Its inputs.
+        data: Training data.
+        train: Candidates to learn from.
+        config: Hyperparameters.
+        run: How.
+        epochs: Instead of the config's.
+        validate: Higher is better; stops early by it. None trains all epochs.
+    """
+    ranker.to(run.device)
     usable = np.flatnonzero(train.real.any(1))
     batches = max(min(config.queries, len(usable)) // config.batch, 1)
     size = batches * min(config.batch, len(usable))
@@ -192,10 +215,12 @@ def _fit(ranker: WideDeep, judge: _Judge, train: RankingSet, config: WideDeepCon
             report(done, batches, loss=mean, examples=len(rows))
         return total / batches
 
-    return train_epochs(
+    course = train_epochs(
         ranker, {**optimizers, "updates": updates}, step, run,
-        epochs=config.epochs, patience=config.patience, validate=lambda: -judge.calibrate(ranker)[2],
+        epochs=epochs or config.epochs, patience=config.patience, validate=validate,
     )  # fmt: skip
+    ranker.cpu()
+    return course
 
 
 def _inputs(tensors: ModelTensors, data: TrainingData, candidates: RankingSet, rows: Ints) -> dict[str, Tensor]:

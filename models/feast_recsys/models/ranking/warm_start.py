@@ -85,6 +85,22 @@ def start_from_retrieval(ranker: WideDeep, vocabulary: Vocabulary, retrieval: Ch
         ranker.history.table.weight.copy_(known)
 
 
+def require_ranker(older: Checkpoint) -> WideDeep:
+    """The ranker of a checkpoint to start from.
+
+    Raises:
+        InvalidSettings: it holds no Wide & Deep ranker; names what it holds.
+    """
+    source = older.modules.get(Role.RANKER)
+    if not isinstance(source, WideDeep):
+        raise InvalidSettings(
+            f"{older.signature.name} is a model of family {older.config['family']} and holds no Wide & Deep ranker to "
+            "start from; name the checkpoint of one",
+            field="warm_start",
+        )
+    return source
+
+
 @torch.no_grad()
 def start_from_ranking(ranker: WideDeep, vocabularies: Vocabularies, older: Checkpoint) -> WarmStart:
     """Takes over what an older ranker knows, in place; the rest stays as it is.
@@ -101,12 +117,7 @@ def start_from_ranking(ranker: WideDeep, vocabularies: Vocabularies, older: Chec
     Raises:
         InvalidSettings: the checkpoint holds no Wide & Deep ranker.
     """
-    source = older.modules.get(Role.RANKER)
-    if not isinstance(source, WideDeep):
-        raise InvalidSettings(
-            f"{older.signature.name} holds no Wide & Deep ranker to start from; name the checkpoint of one",
-            field="warm_start",
-        )
+    source = require_ranker(older)
     tables: dict[str, tuple[int, int]] = {}
     weights: list[str] = []
     crosses: dict[str, int] = {}

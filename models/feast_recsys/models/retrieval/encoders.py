@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from feast_recsys.models.data.histories import Floats, Histories, Ints, from_lists
 
@@ -50,6 +51,25 @@ class ItemVectors(nn.Module):
         """[B] int64 rows to [B, d]."""
         vectors: Tensor = self.table(item)
         return vectors
+
+
+def distinct(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each row of a history once.
+
+    Args:
+        rows: [B, L] int64; 0 counts as nothing.
+
+    Returns:
+        [B, L] the rows in ascending order, [B, L] bool which of them count, and [B, L] where they stood. Of equal rows
+        the first counts.
+    """
+    # Sorting is L log L; comparing all with all would be L^2 for each request. The place in the key settles ties: there
+    # is no stable sort in ONNX.
+    length = rows.shape[1]
+    _, places = torch.sort(rows * length + torch.arange(length, device=rows.device), dim=1)
+    ordered = rows.gather(1, places)
+    before = functional.pad(ordered, (1, 0))[:, :-1]
+    return ordered, ordered != before, places
 
 
 @dataclass(frozen=True)

@@ -51,10 +51,10 @@ class Batch(Protocol):
         """[P]."""
 
     def queries(self, encoders: Encoders) -> Tensor:
-        """[Q, d] vectors of the queries. What they are given never holds a target of theirs."""
+        """[Q, w] vectors of the queries. What they are given never holds a target of theirs."""
 
     def vectors(self, encoders: Encoders, items: Ints, owners: Ints) -> Tensor:
-        """[m, d] vectors of items, as they were at the moment of some queries.
+        """[m, w] vectors of items, as they were at the moment of some queries.
 
         Args:
             encoders: Both.

@@ -53,6 +53,8 @@ class TwoTowerConfig:
         hard_pool, hard_skip: They are drawn from the items that the model ranks best among those that the user does
             not have: from so many, after leaving out the first so many.
         hard_every: They are mined again after so many epochs, the first time after the first so many.
+        bias: Whether each item has a number of its own that is added to its logits: how liked it is by everybody, so
+            that its vector need not say so. It is the last column of the vectors, which are one wider then.
     """
 
     dimension: int = 64
@@ -78,6 +80,7 @@ class TwoTowerConfig:
     hard_pool: int = 50
     hard_skip: int = 0
     hard_every: int = 3
+    bias: bool = False
 
     def __post_init__(self) -> None:
         if not (self.in_batch or self.uniform or self.popular or self.hard):
@@ -94,9 +97,14 @@ class TwoTowerConfig:
             if getattr(self, name) < 1:
                 raise InvalidSettings(f"{name} must be at least 1, not {getattr(self, name)}", field=name)
 
+    @property
+    def width(self) -> int:
+        """Of the vectors: `dimension`, and a last column for the bias if there is one."""
+        return self.dimension + self.bias
+
 
 class QueryEncoder(nn.Module):
-    """User inputs by name to vectors [B, dimension], of unit length if the config says so."""
+    """User inputs by name to vectors [B, width], of unit length if the config says so; a bias meets a last 1."""
 
     def __init__(self, items: nn.Embedding, history: Input | None, features: SideFeatures, config: TwoTowerConfig):
         super().__init__()
@@ -105,6 +113,7 @@ class QueryEncoder(nn.Module):
         self.features = features
         self.history_dropout = config.history_dropout
         self.unit = config.normalize
+        self.meets_bias = config.bias
         d = config.dimension
         entry = features.width + (d if history is not None and config.hidden else 0)
         self.tower = _tower(entry, config)
@@ -113,7 +122,7 @@ class QueryEncoder(nn.Module):
         self.start = None if self.tower is not None else nn.Parameter(torch.full((d,), 0.01))
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """[B, d]. A user without history and features gets the vector of the defaults."""
+        """[B, width]. A user without history and features gets the vector of the defaults."""
         if self.history is None:
             return self._query(None, inputs)
         rows = inputs[self.history.name]  # [B, L]
@@ -144,11 +153,12 @@ class QueryEncoder(nn.Module):
         else:
             entry = [liked, *parts] if isinstance(self.tower, nn.Sequential) else parts
             vector = liked + self.tower(torch.cat(entry, -1))
-        return functional.normalize(vector, dim=-1) if self.unit else vector
+        vector = functional.normalize(vector, dim=-1) if self.unit else vector
+        return torch.cat([vector, torch.ones_like(vector[:, :1])], -1) if self.meets_bias else vector
 
 
 class ItemEncoder(nn.Module):
-    """Item inputs by name to vectors [B, dimension]: the id's own vector plus what the content says."""
+    """Item inputs by name to vectors [B, width]: the id's own vector plus what the content says, and the id's bias."""
 
     def __init__(self, items: nn.Embedding, item_id: Input, features: SideFeatures, config: TwoTowerConfig) -> None:
         super().__init__()
@@ -161,9 +171,14 @@ class ItemEncoder(nn.Module):
         self.tower = _tower(features.width, config)
         # What an item without known id and content gets: never the zero vector.
         self.bias = nn.Parameter(torch.full((d,), 0.01))
+        self.biases: nn.Embedding | None = None
+        self.temperature = config.temperature
+        if config.bias:
+            self.biases = nn.Embedding(items.num_embeddings, 1)
+            nn.init.zeros_(self.biases.weight)
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """[B, d]. An unknown id is row 0, the zero vector: the content alone decides."""
+        """[B, width]. An unknown id is row 0, the zero vector: the content alone decides."""
         rows = inputs[self.item_id.name]
         if self.training and self.id_dropout:
             rows = rows * (torch.rand(rows.shape, device=rows.device) >= self.id_dropout)
@@ -172,7 +187,18 @@ class ItemEncoder(nn.Module):
             vectors = vectors + self.bias + self.tower(self.features(inputs))
         else:
             vectors = vectors + self.bias * (rows == 0).unsqueeze(-1)
-        return functional.normalize(vectors, dim=-1) if self.unit else vectors
+        vectors = functional.normalize(vectors, dim=-1) if self.unit else vectors
+        if self.biases is None:
+            return vectors
+        # The loss divides products by the temperature. A bias is a logit: its step must not shrink with it.
+        return torch.cat([vectors, self.temperature * self.biases(rows)], -1)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """After training. Where ids are never hidden nothing taught the bias of an unknown item: it is the least then."""
+        if self.biases is not None and not self.id_dropout:
+            weight = self.biases.weight
+            weight[0] = weight[1:].min() if len(weight) > 1 else 0.0
 
 
 def _tower(width: int, config: TwoTowerConfig) -> nn.Sequential | nn.Linear | None:

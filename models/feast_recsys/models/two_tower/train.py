@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from feast_recsys.models.training.seeds import seeded
 from feast_recsys.models.two_tower.build import build_encoders
 from feast_recsys.models.two_tower.examples import Batch, Moments, Source, on_cpu
 from feast_recsys.models.two_tower.negatives import Columns, Sampler, sampled_softmax
-from feast_recsys.models.two_tower.towers import TwoTowerConfig, split_sides
+from feast_recsys.models.two_tower.towers import ItemEncoder, TwoTowerConfig, split_sides
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def train_retrieval(
         Role.QUERY_ENCODER: Graph(Role.QUERY_ENCODER, query, "query", retrieval.query),
         Role.ITEM_ENCODER: Graph(Role.ITEM_ENCODER, item, "vector", retrieval.item),
     }
-    signature = Signature(retrieval.model, Stage.RETRIEVAL, graphs, config.dimension)
+    signature = Signature(retrieval.model, Stage.RETRIEVAL, graphs, config.width, bias=int(config.bias))
     kept: dict[str, Any] = {
         "family": retrieval.family, "hyperparameters": asdict(config), "knots": dict(inputs.knots), "history": history,
     }  # fmt: skip
@@ -111,7 +111,7 @@ def train_retrieval(
         },
         "metrics": {"validation": {f"recall@{k}": round(best, 6)}},
     }
-    signature = Signature(signature.name, signature.stage, graphs, config.dimension, facts)
+    signature = replace(signature, metadata=facts)
     return Checkpoint(fitted.encoders, signature, inputs.vocabularies, kept | {"epochs": fitted.epochs}, metrics)
 
 
@@ -188,6 +188,9 @@ def fit_source(
         modules, states, step, run, epochs=epochs or config.epochs, patience=config.patience, validate=validate
     )
     modules.to("cpu")
+    item = encoders[Role.ITEM_ENCODER]
+    if isinstance(item, ItemEncoder):
+        item.settle()
     return Fitted(dict(encoders), course.best, course.values)
 
 

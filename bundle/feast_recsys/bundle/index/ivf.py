@@ -1,0 +1,200 @@
+"""Search of inverted lists: items in clusters, of which a search looks at a few.
+
+The clusters are those of the vectors made equally long (see reduction.py), and the lists to look at are those with the
+nearest centroids, not those with the largest inner product: on factors of Gowalla's 40,981 items 16 of 256 lists find
+.98 of the 100 best that way, against .94 in more than twice the time with inner products throughout.
+
+FAISS knows one metric for both steps. So that inner products do, an item is stored as [x, sqrt(M^2 - |x|^2), b], a
+centroid c as [c, -|c|^2 / 2b], and a query as [q, 0, |q| b / 2M]. Then the largest product of an item with a centroid
+means the nearest one, that of a query with a centroid the nearest to 2M q / |q|, and that of a query with an item is
+theirs, but for a small number that is the same for all items.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import ceil, sqrt
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import numpy.typing as npt
+
+from feast_recsys.bundle.index.allowed import Allowed, Without
+from feast_recsys.bundle.index.exact import ExactIndex
+from feast_recsys.bundle.index.library import faiss
+from feast_recsys.bundle.index.probing import Counts, Looked, Probing
+from feast_recsys.bundle.index.protocol import Rows, Vectors
+from feast_recsys.bundle.index.rescoring import rescored
+from feast_recsys.bundle.index.scratch import Scratch
+from feast_recsys.bundle.index.spec import IndexSpec
+
+SMALL = 1 / 16
+"""b as a share of M: small, so that |q| b^2 / 2M vanishes beside inner products."""
+
+# Passing rows, and excluded ones, that are looked at to learn where all of them lie.
+_SAMPLED_PASSING, _SAMPLED_EXCLUDED = 65_536, 1_024
+
+_FEWEST_CODES = 64
+"""Codes are compared as if at least so many items were wanted: the few best are often not those of the best codes."""
+
+Query = npt.NDArray[np.float32]
+Found = tuple[Rows, Vectors]
+
+
+@dataclass(frozen=True)
+class IvfIndex:
+    """An opened index.
+
+    Attributes:
+        spec: How it is built and searched.
+        vectors: [n, d] float32, mapped: what scores are computed with where codes are not exact.
+        searcher: FAISS's index over [n, at least d + 2].
+        lists: [n] int32, the list of each item.
+        length: M, the greatest length of an item.
+        probing: The centroids and sizes of the lists, and how many to look at.
+        scratch: Memory for searches.
+    """
+
+    spec: IndexSpec
+    vectors: Vectors
+    searcher: Any
+    lists: npt.NDArray[np.int32]
+    length: float
+    probing: Probing
+    scratch: Scratch
+    _passing_by_filter: WeakKeyDictionary[Allowed, Counts] = field(default_factory=WeakKeyDictionary, repr=False)
+
+    @property
+    def dimension(self) -> int:
+        """See Index.dimension."""
+        return int(self.vectors.shape[1])
+
+    def __len__(self) -> int:
+        return self.probing.n
+
+    def vectors_of(self, rows: Rows) -> Vectors:
+        """See Index.vectors_of."""
+        return np.asarray(self.vectors.take(rows, axis=0))
+
+    def search(self, queries: Vectors, k: int, allow: Allowed | None = None) -> Found:
+        """See Index.search. Queries are answered one after the other: FAISS would answer many a little otherwise."""
+        m = min(k, self.probing.n)
+        if allow is not None:
+            m = allow.up_to(m)
+            if m and self.probing.exact_is_quicker(allow.most):
+                return self._exact.search(queries, m, allow)
+        if len(queries) == 1 and m:
+            rows, scores = self._one(queries[0], m, allow)
+            return rows[None], scores[None]
+        found, exact = np.empty((len(queries), m), np.int64), np.empty((len(queries), m), np.float32)
+        if m:
+            for n, query in enumerate(queries):
+                found[n], exact[n] = self._one(query, m, allow)
+        return found, exact
+
+    def search_lists(self, query: Query, m: int, allow: Allowed, looked: Looked) -> Found | None:
+        """The m best of what is allowed in some lists.
+
+        Args:
+            query: [d].
+            m: Number of items.
+            allow: What may come back.
+            looked: The lists.
+
+        Returns:
+            rows [m] and scores [m]; None if the lists hold fewer.
+        """
+        scratch, w, bits, pointer = self.scratch, self._asked_for(m), allow.bits, faiss().swig_ptr
+        wide, parameters = self.extended(query), scratch.filtered
+        scores, rows, to_scores, to_rows = scratch.room(w)
+        scratch.allow(bits)
+        parameters.nprobe = len(looked.keys)
+        keys, nearness = pointer(looked.keys), pointer(looked.nearness)
+        self.searcher.search_preassigned_c(
+            1, scratch.query_pointer, w, keys, nearness, to_scores, to_rows, False, parameters
+        )
+        return self._finished(query, wide[-1], rows[:w], scores, m)
+
+    def extended(self, query: Query) -> Query:
+        """[w] a query as FAISS is asked, which the thread's next call overwrites."""
+        wide = self.scratch.query
+        wide[: len(query)] = query
+        wide[-1] = SMALL / 2 * sqrt(query @ query)
+        return wide
+
+    @property
+    def _exact(self) -> ExactIndex:
+        return ExactIndex(self.vectors)
+
+    def _asked_for(self, m: int) -> int:
+        """How many items to ask FAISS for."""
+        if self.spec.kind == "ivf_flat":
+            return m
+        return min(ceil(max(m, _FEWEST_CODES) * self.spec.search["widening"]), self.probing.n)
+
+    def _one(self, query: Query, m: int, allow: Allowed | None) -> Found:
+        found = self._among_all(query, m) if allow is None else self._among_allowed(query, m, allow)
+        if found is None:
+            rows, scores = self._exact.search(query[None], m, allow)
+            return rows[0], scores[0]
+        return found
+
+    def _among_all(self, query: Query, m: int) -> Found | None:
+        probes = self.probing.probes_for(m)
+        if probes is None:
+            return None
+        scratch, w, wide = self.scratch, self._asked_for(m), self.extended(query)
+        scores, rows, to_scores, to_rows = scratch.room(w)
+        parameters = None
+        if probes != self.probing.probes:
+            parameters = scratch.parameters
+            parameters.nprobe = probes
+        # The method without _c checks and copies first, for 8 us a call.
+        self.searcher.search_c(1, scratch.query_pointer, w, to_scores, to_rows, parameters)
+        return self._finished(query, wide[-1], rows[:w], scores, m)
+
+    def _among_allowed(self, query: Query, m: int, allow: Allowed) -> Found | None:
+        nearness, passing = self.probing.nearness(self.extended(query)), self._passing(allow)
+        looked = self.probing.choose(nearness, m, allow.most, passing)
+        found = looked and self.search_lists(query, m, allow, looked)
+        if looked and found and isinstance(allow, Without):
+            deeper = m + self._displacing(query, found[1][-1], allow.excluded)
+            wider = self.probing.choose(nearness, deeper, allow.most, passing) if deeper > m else looked
+            if wider is None or len(wider.keys) > len(looked.keys):
+                found = wider and self.search_lists(query, m, allow, wider)
+        return found
+
+    def _displacing(self, query: Query, worst: np.float32, excluded: Rows) -> int:
+        """By how much deeper than its rank among all items the worst that was found lies for what was left out.
+
+        Whoever asks may exclude the very items that are best, or any. Those that would have come before count twice:
+        a list is found less often the deeper its items lie, and effort is measured over all down to a depth.
+        """
+        step = len(excluded) // _SAMPLED_EXCLUDED + 1
+        before = np.count_nonzero(self.vectors.take(excluded[::step], axis=0) @ query > worst)
+        return 2 * step * int(before)
+
+    def _finished(self, query: Query, last: np.float32, rows: Rows, scores: Vectors, m: int) -> Found | None:
+        """What FAISS found, with exact scores and best first; None where it found too few."""
+        if rows[m - 1] < 0:
+            return None
+        if self.spec.kind != "ivf_flat":
+            return rescored(self.vectors, query, rows if rows[-1] >= 0 else rows[rows >= 0], m)
+        rows, scores = rows.copy(), scores[:m] - np.float32(SMALL * self.length) * last
+        if np.count_nonzero(scores[1:] == scores[:-1]):
+            order = np.lexsort((rows, -scores))
+            return rows[order], scores[order]
+        return rows, scores
+
+    def _passing(self, allow: Allowed) -> Counts | None:
+        """[lists] about how many items of each list pass the filter, whatever the request excludes; None for all."""
+        filter_ = allow.base if isinstance(allow, Without) else allow
+        if filter_ is None:
+            return None
+        counts = self._passing_by_filter.get(filter_)
+        if counts is None:
+            step = filter_.count // _SAMPLED_PASSING + 1
+            counts = step * np.bincount(self.lists.take(filter_.rows[::step]), minlength=len(self.probing.sizes))
+            self._passing_by_filter[filter_] = counts
+        return counts

@@ -1,0 +1,106 @@
+"""What searches of inverted lists are planned by, measured on real queries."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from feast_recsys.bundle.index.allowed import Allowed
+from feast_recsys.bundle.index.exact import ExactIndex
+from feast_recsys.bundle.index.ivf import IvfIndex
+from feast_recsys.bundle.index.protocol import Vectors
+from feast_recsys.bundle.index.switching import Switching
+from feast_recsys.bundle.index.top import best
+
+_NORMAL = 1.96  # of a 95 % interval
+_BLOCK = 8  # queries whose scores over all items are held at once
+_ASKED = 256  # queries that efforts are measured with
+_TIMED = 64  # queries that are timed
+_DEEPEST, _SHARE = 32_768, 0.1  # deeper, and for more of all items, exact search is quicker
+_GATHERED = 20_000  # rows that exact search is timed with
+
+
+def measure(index: IvfIndex, queries: Vectors, k: int, recall: float) -> Switching:
+    """Efforts by depth, and what looking costs.
+
+    Args:
+        index: An opened index.
+        queries: [q, d] float32, of real users, q at least 1. The first few hundred are asked.
+        k: Number of items.
+        recall: What the lower end of a 95 % interval over the queries must reach.
+    """
+    depths = _depths(min(k, len(index)), len(index))
+    efforts = _efforts(index, queries[:_ASKED], depths, recall)
+    return Switching(tuple(depths), tuple(efforts), *_costs(index, queries[:_TIMED], k))
+
+
+def _efforts(index: IvfIndex, queries: Vectors, depths: list[int], recall: float) -> list[int]:
+    """For each depth the fewest lists that hold enough of the items down to it."""
+    lists = len(index.probing.sizes)
+    total: npt.NDArray[np.float64] = np.zeros((len(depths), lists))
+    squares = np.zeros_like(total)
+    for start in range(0, len(queries), _BLOCK):
+        part = queries[start : start + _BLOCK]
+        rows, _ = best(part @ index.vectors.T, depths[-1])
+        for query, mine in zip(part, rows, strict=True):
+            place = np.empty(lists, np.int64)
+            place[index.probing.nearest(index.extended(query), lists).keys] = np.arange(lists)
+            places = place[index.lists[mine]]
+            for n, depth in enumerate(depths):
+                found = np.cumsum(np.bincount(places[:depth], minlength=lists)) / len(places[:depth])
+                total[n] += found
+                squares[n] += found**2
+    mean = total / len(queries)
+    spread = np.sqrt(np.maximum(squares / len(queries) - mean**2, 0.0))
+    low = mean - _NORMAL * spread / np.sqrt(len(queries))
+    enough = [int(np.argmax(row >= min(recall, 1.0 - 1e-9))) + 1 for row in low]
+    return [int(effort) for effort in np.maximum.accumulate(enough)]
+
+
+def _depths(k: int, n: int) -> list[int]:
+    """k, and twice as much each time, down to a tenth of all items."""
+    depths = [k]
+    while 2 * depths[-1] <= min(_SHARE * n, _DEEPEST):
+        depths.append(2 * depths[-1])
+    return depths
+
+
+def _costs(index: IvfIndex, queries: Vectors, k: int) -> tuple[float, float, float]:
+    """Nanoseconds of an item looked at, of one gathered, and of a filtered search that looks at nothing."""
+    n, probing = len(index), index.probing
+    everything = Allowed(np.ones(n, np.bool_))
+    probes = sorted({max(probing.probes // 2, 1), min(4 * probing.probes, len(probing.sizes))})
+    points = [_cost(index, queries, min(k, n), several, everything) for several in probes]
+    (few, quick), (many, slow) = points[0], points[-1]
+    scanned = max((slow - quick) / max(many - few, 1.0), 0.05)
+    fixed = max(quick - scanned * few, 1_000.0)
+    mask = np.zeros(n, np.bool_)
+    mask[np.random.default_rng(0).permutation(n)[: max(min(n // 10, _GATHERED), 1)]] = True
+    some, exact = Allowed(mask), ExactIndex(index.vectors)
+    some.rows.sum()  # once, as with a filter that is kept
+    gathered = _median(lambda query: exact.search(query, k, some), queries) / some.count
+    return scanned, gathered, fixed
+
+
+def _cost(index: IvfIndex, queries: Vectors, m: int, probes: int, allow: Allowed) -> tuple[float, float]:
+    """Items looked at and nanoseconds of a search of some lists."""
+
+    def search(query: Vectors) -> None:
+        index.search_lists(query[0], m, allow, index.probing.nearest(index.extended(query[0]), probes))
+
+    wide = (index.extended(query) for query in queries)
+    looked = [index.probing.sizes[index.probing.nearest(query, probes).keys].sum() for query in wide]
+    return float(np.median(looked)), _median(search, queries)
+
+
+def _median(search: Callable[[Vectors], object], queries: Vectors) -> float:
+    """Nanoseconds of processor time of one query, so that whatever else runs on the machine counts little."""
+    times = []
+    for n in range(len(queries)):
+        began = time.thread_time_ns()
+        search(queries[n : n + 1])
+        times.append(time.thread_time_ns() - began)
+    return float(np.median(times))

@@ -1,0 +1,95 @@
+"""Indexes of every kind: written, opened, measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from feast_recsys.bundle.index.exact import ExactIndex
+from feast_recsys.bundle.index.hnsw import build_hnsw, open_hnsw
+from feast_recsys.bundle.index.ivf import IvfIndex
+from feast_recsys.bundle.index.ivf_files import build_ivf, lists_for, open_ivf
+from feast_recsys.bundle.index.ivf_measuring import measure
+from feast_recsys.bundle.index.protocol import Index, Vectors
+from feast_recsys.bundle.index.spec import IndexSpec, spec_of
+from feast_recsys.bundle.index.switching import Switching
+
+_PROBES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_BREADTHS = (100, 200, 400, 800)
+_LARGE_GRAPH = 300_000
+"""Items from which graphs are not among the candidates: they take minutes to build, and lists are faster."""
+
+
+def build_index(
+    spec: IndexSpec, vectors: Vectors, folder: Path, *, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Writes the files of an index.
+
+    Args:
+        spec: Which.
+        vectors: [n, d] float32, finite.
+        folder: Where; made if it is not there. Exact search, and an index of nothing, have no files.
+        progress: Called with steps done and their total.
+
+    Raises:
+        InvalidSettings: its library is not installed; names the extra.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if spec.kind != "exact" and len(vectors):
+        build = build_hnsw if spec.kind == "hnsw" else build_ivf
+        build(spec, vectors, folder)
+    if progress is not None:
+        progress(1, 1)
+
+
+def open_index(spec: IndexSpec, folder: Path, vectors: Vectors, switching: Switching | None = None) -> Index:
+    """Opens an index; its files are mapped into memory.
+
+    Args:
+        spec: As it was built; search parameters may differ.
+        folder: Its files.
+        vectors: What it was built of, mapped.
+        switching: What was measured for filtered searches; None goes by a rule of thumb.
+
+    Raises:
+        InvalidSettings: its library is not installed; names the extra.
+        CorruptArtifact: a file is missing, broken, or of other vectors; names it.
+    """
+    if spec.kind == "exact" or not len(vectors):
+        return ExactIndex(vectors)
+    if spec.kind == "hnsw":
+        return open_hnsw(spec, folder, vectors)
+    return open_ivf(spec, folder, vectors, switching)
+
+
+def measure_switching(index: Index, queries: Vectors, k: int, recall: float) -> Switching | None:
+    """Measures which way filtered searches of an index should go.
+
+    Args:
+        index: An opened index.
+        queries: [q, d] float32, of real users.
+        k: Number of items.
+        recall: What the lower end of a 95 % interval over the queries must reach.
+
+    Returns:
+        None for an index that needs no plan.
+    """
+    return measure(index, queries, k, recall) if isinstance(index, IvfIndex) and len(queries) else None
+
+
+def candidates(n: int, dimension: int) -> list[IndexSpec]:
+    """What is worth measuring for n items, the cheapest search of each build first; none without FAISS."""
+    return list(_candidates(n)) if find_spec("faiss") is not None else []
+
+
+def _candidates(n: int) -> Iterator[IndexSpec]:
+    for kind in ("ivf_sq8", "ivf_flat", "ivf_pq"):
+        for share in (1, 4):
+            lists = lists_for(n, round(share * n**0.5))
+            for probes in _PROBES:
+                if probes <= lists // 2:
+                    yield spec_of(kind, {"lists": lists, "probes": probes})
+    if n <= _LARGE_GRAPH:
+        for breadth in _BREADTHS:
+            yield spec_of("hnsw", {"links": 32, "breadth": breadth})

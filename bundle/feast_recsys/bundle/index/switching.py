@@ -1,0 +1,81 @@
+"""Which way a search goes that may not return everything: through the index with more effort, or over what may.
+
+Among items of which a share s may come back, the k best lie as deep as the k / s best of all. How much effort it takes
+to look so deep does not depend on a filter, so it is measured once, on real queries without any.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+# How effort grows with depth where nothing was measured.
+_GROWTH = 0.75
+
+
+@dataclass(frozen=True)
+class Switching:
+    """What was measured of an index.
+
+    Attributes:
+        depths: Numbers of items, ascending.
+        efforts: Parallel to `depths`: probes or breadth of a search that finds so many with the wanted recall.
+        scanned_ns: Nanoseconds for an item that the index looks at.
+        gathered_ns: Nanoseconds for an item that exact search gathers and scores.
+        fixed_ns: Nanoseconds of a filtered search of the index that looks at nothing.
+    """
+
+    depths: tuple[int, ...]
+    efforts: tuple[int, ...]
+    scanned_ns: float = 1.5
+    gathered_ns: float = 20.0
+    fixed_ns: float = 50_000.0
+
+    def effort(self, depth: float) -> int | None:
+        """The effort for a depth, in between those measured; None if it is deeper than any of them."""
+        at = bisect_left(self.depths, depth)
+        if at == len(self.depths):
+            return None
+        if at == 0 or depth == self.depths[at]:
+            return self.efforts[at]
+        low, high = self.depths[at - 1 : at + 1]
+        less, more = self.efforts[at - 1 : at + 1]
+        return ceil(less + (more - less) * (depth - low) / (high - low))
+
+    def document(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "depths": list(self.depths),
+            "efforts": list(self.efforts),
+            "scanned_ns": round(self.scanned_ns, 3),
+            "gathered_ns": round(self.gathered_ns, 3),
+            "fixed_ns": round(self.fixed_ns),
+        }
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Switching:
+        """The inverse of `document`; raises KeyError, TypeError or ValueError where it is none."""
+        depths, efforts = tuple(map(int, document["depths"])), tuple(map(int, document["efforts"]))
+        if len(depths) != len(efforts) or list(depths) != sorted(set(depths)):
+            raise ValueError("depths must ascend, and efforts be parallel to them")
+        costs = (float(document[name]) for name in ("scanned_ns", "gathered_ns", "fixed_ns"))
+        return cls(depths, efforts, *costs)
+
+
+def unmeasured(k: int, effort: int, most: int) -> Switching:
+    """What to go by where nothing was measured: effort grows a little slower than depth.
+
+    Args:
+        k: Number of items that `effort` finds.
+        effort: Of an unfiltered search.
+        most: The effort that looks at everything.
+    """
+    depths, efforts, depth = [k], [min(effort, most)], k
+    while efforts[-1] < most:
+        depth *= 2
+        depths.append(depth)
+        efforts.append(min(most, max(efforts[-1] + 1, round(effort * (depth / k) ** _GROWTH))))
+    return Switching(tuple(depths), tuple(efforts))

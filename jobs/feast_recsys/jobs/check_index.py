@@ -1,0 +1,70 @@
+"""What the indexes of the published bundle are, how much they find, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from feast_recsys.bundle.index.entry import EXACT, IndexEntry
+from feast_recsys.bundle.store import Bundle
+from feast_recsys.features.index_settings import FixedIndex, MeasuredIndex
+from feast_recsys.features.repo import Repo
+from feast_recsys.features.settings import SECTION
+from feast_recsys.jobs.choose_index import exact_entry, needs_nothing, shortfall
+from feast_recsys.jobs.findings import Finding, ok
+from feast_recsys.jobs.queries import FEWEST
+
+MEASURE_AGAIN = "run `feast-recsys materialize --full`"
+
+
+def check_index(repo: Repo, bundle: Bundle, name: str) -> Iterator[Finding]:
+    """The index of one recommender that bundle and settings both have."""
+    subject = f"{SECTION}.recommenders.{name}.retrieval.index"
+    settings, n = repo.settings.recommenders[name].retrieval.index, len(bundle.snapshot)
+    entry = bundle.manifest.recommenders[name].index
+    if entry is None:
+        entry = exact_entry(settings, n, "the bundle is from before there was a choice")
+        yield ok(subject, _facts(entry))
+        if not needs_nothing(settings, n):
+            yield Finding("warning", subject, "nothing was measured yet", MEASURE_AGAIN)
+        return
+    yield ok(subject, _facts(entry))
+    if text := shortfall(entry):
+        remedy = "raise what its search looks at, or let it be chosen: `index: {recall: ...}`"
+        if entry.queries < FEWEST:
+            remedy = f"name `{SECTION}.interactions`, or give a view of the query encoder's features a batch source"
+        yield Finding("warning", subject, text, remedy)
+    if text := _other_wish(settings, entry, n):
+        yield Finding("warning", subject, text, MEASURE_AGAIN)
+
+
+def _facts(entry: IndexEntry) -> str:
+    """Kind, recall and costs, in a line."""
+    point = entry.measured
+    if point is None:
+        return f"{entry.spec}: {entry.why}"
+    exact = next((p.microseconds for p in entry.curve if p.spec.kind == EXACT), None)
+    if entry.spec.kind == EXACT:
+        return f"{entry.spec}, {point.microseconds:,.0f} us a query: {entry.why}"
+    beside = f", exact search {exact:,.0f} us" if exact is not None else ""
+    return (
+        f"{entry.spec}: recall@{entry.k} {point.recall:.4f} ({point.low:.4f} to {point.high:.4f}) on queries of "
+        f"{entry.asked}, {point.microseconds:,.0f} us a query{beside}, {point.bytes / 1e6:,.0f} MB, built in "
+        f"{point.build_seconds:,.1f} s; {entry.why}"
+    )
+
+
+def _other_wish(settings: MeasuredIndex | FixedIndex, entry: IndexEntry, n: int) -> str:
+    """What the settings want by now that the bundle does not have; empty if it has all."""
+    if isinstance(settings, FixedIndex):
+        wanted = settings.spec()
+        return f"the settings say {wanted}, the bundle has {entry.spec}" if wanted != entry.spec else ""
+    if needs_nothing(settings, n) and entry.spec.kind == EXACT:
+        return ""
+    if (settings.recall, settings.k) != (entry.recall, entry.k):
+        return (
+            f"the settings want recall@{settings.k} of {settings.recall}; it was chosen for recall@{entry.k} of "
+            f"{entry.recall}"
+        )
+    if settings.kinds and entry.spec.kind not in (*settings.kinds, EXACT):
+        return f"the settings allow {', '.join(settings.kinds)}, the bundle has {entry.spec.kind}"
+    return ""

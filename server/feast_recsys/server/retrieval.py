@@ -1,0 +1,240 @@
+"""Candidates for the users of a call: sources are asked for all of them at once, and merged for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from feast_recsys.bundle.errors import InvalidArgument
+from feast_recsys.bundle.index.allowed import Allowed
+from feast_recsys.bundle.index.protocol import Index, Rows, Vectors
+from feast_recsys.bundle.index.vectors import mean_direction
+from feast_recsys.bundle.snapshot import UNKNOWN_ROW
+from feast_recsys.features.source_settings import SIMILAR
+from feast_recsys.server.call import Call
+from feast_recsys.server.eligibility import without
+from feast_recsys.server.sources import NOTHING, Alike, Found, Listing, Merged, Nearest, Source, merge, shares
+from feast_recsys.server.stage import Stage
+from feast_recsys.server.state import Served
+
+# Users who have seen more than this are searched for one by one: what all are searched for at once is so much wider.
+_DROPPED = 1000
+
+# Scores of one exact search, about: 64 MiB.
+_SCORES = 1 << 24
+
+
+def like_seeds(names: Sequence[str], served: Served) -> tuple[Source, ...]:
+    """The sources for a request with seed items: those of kind `similar`, or likeness by the recommender's own vectors
+    where none is listed.
+
+    Raises:
+        InvalidArgument: a source that the request names is of another kind, or there is none such.
+    """
+    asked = asked_for(names, served)
+    alike = tuple(source for source in asked if isinstance(source.way, Alike))
+    if names and len(alike) < len(asked):
+        other = next(source.name for source in asked if source not in alike)
+        raise InvalidArgument(
+            f"sources: {other!r} has nothing to do with seed items; name sources of kind similar, or none",
+            field=f"sources[{list(names).index(other)}]",
+        )
+    return alike or (Source(SIMILAR, 0, Alike(served.index, served.bias, "", 0)),)
+
+
+def usual(names: Sequence[str], served: Served) -> tuple[Source, ...]:
+    """The sources for a request about users. Where all of the recommender's are asked, its own model fills up at last.
+
+    Raises:
+        InvalidArgument: see `asked_for`.
+    """
+    sources = asked_for(names, served)
+    return sources if names or served.own in sources else (*sources, served.own)
+
+
+def asked_for(names: Sequence[str], served: Served) -> tuple[Source, ...]:
+    """The sources of a recommender that a request names; all of them if it names none.
+
+    Raises:
+        InvalidArgument: there is no such source; says which there are.
+    """
+    if not names:
+        return served.sources
+    known = {source.name: source for source in served.sources}
+    for at, name in enumerate(names):
+        if name not in known:
+            there = ", ".join(known)
+            raise InvalidArgument(
+                f"recommender {served.name!r} has no source {name!r}; it has: {there}", field=f"sources[{at}]"
+            )
+    return tuple(source for name, source in known.items() if name in names)
+
+
+class Retrieval:
+    """One retrieval for all users of a call, or for nobody.
+
+    Args:
+        call: The call; its users have been read.
+        sources: Where candidates come from.
+        k: Number of items wanted for each user.
+        allow: Which items may come back to any of them; None for all.
+        exclude_seen: Whether to leave out what each has seen.
+        seeds: Rows of the items that all sources are to find likes of; None for those that each user did last.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        sources: tuple[Source, ...],
+        k: int,
+        allow: Allowed | None,
+        exclude_seen: bool,
+        seeds: Rows | None = None,
+    ) -> None:
+        self._call, self._k, self._allow, self._seeds = call, k, allow, seeds
+        self.sources = sources
+        nothing = np.empty(0, np.int64)
+        self._seen = [call.seen(user) if exclude_seen else nothing for user in range(max(call.users, 1))]
+        self._vectors: dict[int, Vectors] = {}
+
+    def candidates(self) -> list[Merged]:
+        """The candidates of each user; their `sources` are positions in `self.sources`."""
+        users = range(len(self._seen))
+        if len(self.sources) == 1:
+            self._encode([0])
+            found = [Merged(f.rows, f.scores, np.zeros(len(f.rows), np.int64)) for f in self._ask(0, users)]
+            self._call.stages.done("search")
+            return found
+        plans = self._plans()
+        self._encode([at for at in range(len(self.sources)) if any(parts[at] for parts, _ in plans)])
+        found_by = [[NOTHING] * len(self.sources) for _ in users]
+        left = [list(fill) for _, fill in plans]  # who has not been asked for this user
+        for at in range(len(self.sources)):
+            self._collect(at, [user for user in users if plans[user][0][at]], found_by, left)
+        merged = [merge(found_by[user], *plans[user], self._k) for user in users]
+        while short := [user for user in users if len(merged[user]) < self._k and left[user]]:
+            at = left[short[0]][0]
+            served = [user for user in short if left[user][0] == at]
+            self._collect(at, served, found_by, left)
+            for user in served:
+                merged[user] = merge(found_by[user], *plans[user], self._k)
+        self._call.stages.done("search")
+        return merged
+
+    def _plans(self) -> list[tuple[list[int], list[int]]]:
+        """For each user how many items each source is to give, and in which order sources fill up.
+
+        The fallback takes the place of sources that look at the user where there is nothing to look at.
+        """
+        quotas, order = [source.quota for source in self.sources], list(range(len(self.sources)))
+        common = shares(quotas, self._k), order
+        names = [source.name for source in self.sources]
+        fallback = self._call.served.fallback
+        if fallback not in names:
+            return [common] * len(self._seen)
+        instead, stranger = names.index(fallback), list(quotas)
+        for at, source in enumerate(self.sources):
+            if source.personal:
+                stranger[instead] += stranger[at]
+                stranger[at] = 0
+        order = sorted(order, key=lambda at: (at != instead, self.sources[at].personal))
+        other = shares(stranger, self._k), order
+        return [other if self._call.stranger(user) else common for user in range(len(self._seen))]
+
+    def _collect(self, at: int, users: Sequence[int], found_by: list[list[Found]], left: list[list[int]]) -> None:
+        if not users:
+            return
+        for user, found in zip(users, self._ask(at, users), strict=True):
+            found_by[user][at] = found
+            left[user].remove(at)
+
+    def _encode(self, sources: Sequence[int]) -> None:
+        """Runs the query encoders of some sources for all users, each once."""
+        for at in sources:
+            way = self.sources[at].way
+            if isinstance(way, Nearest):
+                self._queries(way.query)
+        self._call.stages.done("encode")
+
+    def _queries(self, query: Stage) -> Vectors:
+        if id(query) not in self._vectors:
+            self._vectors[id(query)] = self._call.encode(query)
+        return self._vectors[id(query)]
+
+    def _ask(self, at: int, users: Sequence[int]) -> list[Found]:
+        """What one source has for some users."""
+        source = self.sources[at]
+        allow, seen = both(self._allow, source.only), [self._seen[user] for user in users]
+        if isinstance(source.way, Listing):
+            return [source.way.best(self._k, allow, rows) for rows in seen]
+        if isinstance(source.way, Nearest):
+            queries = self._queries(source.way.query)
+            chosen = queries if len(users) == len(queries) else queries[list(users)]
+            return search_each(source.way.index, chosen, self._k, allow, seen)
+        seeds = [self._last_items(source.way, user) for user in users]
+        return like_each(source.way, seeds, self._k, allow, seen)
+
+    def _last_items(self, way: Alike, user: int) -> Rows:
+        """Rows of the last items of a user that the catalogue has, each once."""
+        if self._seeds is not None:
+            return self._seeds
+        rows = self._call.history(way.history, user)
+        rows = rows[rows != UNKNOWN_ROW]
+        first = np.sort(np.unique(rows, return_index=True)[1])
+        return np.asarray(rows[first][: way.seeds], np.int64)
+
+
+def like_each(
+    way: Alike, seeds: Sequence[Rows], k: int, allow: Allowed | None, leave_out: Sequence[Rows]
+) -> list[Found]:
+    """The k items most like each group of seeds, without these: nothing where there are none, or nothing is known of
+    what they are like."""
+    queries = [mean_direction(way.index.vectors_of(rows), bias=way.bias) for rows in seeds if len(rows)]
+    groups = [at for at, rows in enumerate(seeds) if len(rows)]
+    known = [n for n, query in enumerate(queries) if query.any()]
+    found = [NOTHING] * len(seeds)
+    if known:
+        chosen = np.concatenate([queries[n] for n in known])
+        dropped = [np.concatenate([seeds[groups[n]], leave_out[groups[n]]]) for n in known]
+        for n, result in zip(known, search_each(way.index, chosen, k, allow, dropped), strict=True):
+            found[groups[n]] = result
+    return found
+
+
+def search_each(
+    index: Index, queries: Vectors, k: int, allow: Allowed | None, leave_out: Sequence[Rows]
+) -> list[Found]:
+    """The k best items of each query.
+
+    Several queries are searched at once for as many items more as one of them leaves out, which are dropped then.
+
+    Args:
+        index: The index.
+        queries: [B, d].
+        k: Number of items wanted.
+        allow: Which items may come back; None for all.
+        leave_out: By query, rows of items that must not; may repeat, and be UNKNOWN_ROW.
+    """
+    n = len(index)
+    found = [NOTHING] * len(queries)
+    many = [at for at, rows in enumerate(leave_out) if len(rows) <= _DROPPED] if len(queries) > 1 else []
+    block = max(_SCORES // max(n, 1), 1)
+    for start in range(0, len(many), block):
+        part = many[start : start + block]
+        width = k + max(len(leave_out[at]) for at in part)
+        rows, scores = index.search(queries[part], width, allow)
+        for at, row, score in zip(part, rows, scores, strict=True):
+            kept = np.flatnonzero(~np.isin(row, leave_out[at]))[:k] if len(leave_out[at]) else slice(k)
+            found[at] = Found(row[kept], score[kept])
+    for at in set(range(len(queries))).difference(many):
+        rows, scores = index.search(queries[at : at + 1], k, without(allow, leave_out[at], n))
+        found[at] = Found(rows[0], scores[0])
+    return found
+
+
+def both(allow: Allowed | None, only: Allowed | None) -> Allowed | None:
+    """What two of them allow; None stands for everything."""
+    if allow is None or only is None:
+        return only if allow is None else allow
+    return Allowed(allow.mask & only.mask)
