@@ -36,12 +36,11 @@ BASE = TwoTowerConfig(
 BIASED = replace(BASE, bias=True)
 MORE = replace(BIASED, uniform=2048, popular=2048)
 VARIANTS = {
+    "no bias; temperature .07": replace(BASE, temperature=0.07),
     "no bias": BASE,
     "bias": BIASED,
     "bias; 1024 + 1024 negatives": replace(BIASED, uniform=1024, popular=1024),
     "bias; 2048 + 2048 negatives": MORE,
-    "bias; 4096 uniform negatives": replace(BIASED, uniform=4096, popular=0),
-    "no bias; 2048 + 2048 negatives": replace(MORE, bias=False),
 }
 WIDE = 128
 CHOICE = "gowalla_choice"
@@ -127,8 +126,8 @@ def study(options: Options) -> Study:
         {
             "popularity": popularity(data),
             "two-tower without logQ": two_tower(data, replace(config, correction="none")),
-            "two-tower without bias": two_tower(data, replace(config, bias=False)),
-            "two-tower, 128 wide": two_tower(data, replace(config, dimension=WIDE)),
+            "two-tower (no bias; 512 + 512 negatives)": two_tower(data, BASE),
+            "two-tower (128 wide)": two_tower(data, replace(config, dimension=WIDE)),
             "two-tower": two_tower(data, config),
         },
         METRICS,

@@ -89,7 +89,7 @@ def study(options: Options) -> Study:
         "DeepRecommender (by user)": partial(_autoencoder, folder, (deep,), (False,)),
         "autoencoder (by user)": partial(_autoencoder, folder, (user,), (False,)),
         "autoencoder (by item)": partial(_autoencoder, folder, (item,), (True,)),
-        "mean of both autoencoders": partial(_autoencoder, folder, (user, item), (False, True)),
+        "mean of both autoencoders": partial(_autoencoder, folder, (deep, item), (False, True)),
     }
     return Study(
         name="ratings",
@@ -109,6 +109,7 @@ def study(options: Options) -> Study:
         },
         notes=(
             "Published rows are of one other random 75/25 split. Final models are fitted on train and validation.",
+            "The mean is of DeepRecommender and the autoencoder by item.",
             "By item: the transposed table, as I-AutoRec has it. It predicts ratings and can't be a query encoder.",
         ),
     )

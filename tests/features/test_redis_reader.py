@@ -93,6 +93,20 @@ def test_all_views_of_a_user_come_by_one_command(stored: Repo) -> None:
     client.close()
 
 
+def test_several_users_come_in_one_round_trip(stored: Repo, tmp_path: Path, proxy: TcpProxy) -> None:
+    repo = reopened(stored, tmp_path, proxy.address)
+    plan, users = compile_plan(repo, REFERENCES, Side.USER), [3, 19, 999, 0, 3]
+    reader = reader_of(repo)
+    keys = [{"user_id": user} for user in users]
+    assert_same(reader.begin_many(keys).result(5.0), read_together(stored, plan, {"user_id": users}))
+    proxy.hold()
+    late = reader.begin_many(keys)
+    with pytest.raises(OnlineStoreUnavailable):
+        late.result(0.05)
+    proxy.release()
+    assert_of(1, reader.begin({"user_id": 1}).result(5.0))  # and not what is still to come for the others
+
+
 @pytest.mark.parametrize("options", ["", "decode_responses=true", "protocol=3", "protocol=3,decode_responses=true"])
 @pytest.mark.parametrize("parser", [None, _RESP2Parser], ids=["hiredis", "python"])
 def test_however_the_client_is_set_up(stored: Repo, tmp_path: Path, options: str, parser: Any) -> None:

@@ -125,7 +125,7 @@ def test_the_loss_is_over_observed_ratings_only() -> None:
 @pytest.mark.parametrize("normalise", [False, True])
 @pytest.mark.parametrize("presence", [False, True])
 def test_the_first_layer_reads_how_and_which_items_were_rated(normalise: bool, presence: bool) -> None:
-    encoders, _ = fitted(normalise=normalise, presence=presence, layers=(12,), activation="identity")
+    encoders, _ = fitted(normalise=normalise, presence=presence, layers=(12,), activation="identity", epochs=2)
     query, counts = query_of(encoders), 2
     rows, ratings = torch.tensor([[3, 1, 0]]), torch.tensor([[5.0, 1.0, 3.0]])
     _, found, values, _ = query.centre(rows, ratings)
@@ -139,7 +139,7 @@ def test_the_first_layer_reads_how_and_which_items_were_rated(normalise: bool, p
 
 
 def test_presence_tells_nothing_where_it_is_off() -> None:
-    query = query_of(fitted(presence=False)[0])
+    query = query_of(fitted(presence=False, epochs=2)[0])
     middling = float(query.middle + query.offsets[3])
     with torch.no_grad():
         rated = query(torch.tensor([[3]]), torch.tensor([[middling]]))

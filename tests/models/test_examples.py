@@ -18,7 +18,7 @@ from feast_recsys.models.training.loop import Run
 from feast_recsys.models.training.seeds import seeded
 from feast_recsys.models.two_tower.examples import Leftouts, TwoTowerScorer
 from feast_recsys.models.two_tower.negatives import Correction
-from feast_recsys.models.two_tower.towers import TwoTowerConfig, build_ids_two_tower
+from feast_recsys.models.two_tower.towers import ItemEncoder, TwoTowerConfig, build_ids_two_tower
 from feast_recsys.models.two_tower.train import Fitted, fit_source
 
 CATALOGUE = 12
@@ -119,6 +119,7 @@ def fit(histories: Histories, config: TwoTowerConfig, seed: int = 0) -> Fitted:
         ("negatives", {"hard": 2, "hard_pool": 3, "hard_every": 2}),
         ("negatives", {"targets": 2}),
         ("negatives", {"hidden": 8}),
+        ("negatives", {"bias": True}),
     ],
 )
 def test_tastes_are_learned_whatever_the_negatives(correction: Correction, changes: dict[str, int]) -> None:
@@ -130,6 +131,16 @@ def test_tastes_are_learned_whatever_the_negatives(correction: Correction, chang
     even, odd = scores[:, 4::2].mean(axis=1), scores[:, 5::2].mean(axis=1)
     assert even[0] > odd[0] + 0.2
     assert odd[1] > even[1] + 0.2
+
+
+def test_a_bias_learns_who_is_liked_by_everybody() -> None:
+    histories = from_lists([[0, 1, 2 + user % 8] for user in range(80)], CATALOGUE)
+    encoders = fit(histories, TwoTowerConfig(**{**vars(IDS), "bias": True, "epochs": 8})).encoders
+    item = encoders[Role.ITEM_ENCODER]
+    assert isinstance(item, ItemEncoder) and item.biases is not None
+    biases = item.biases.weight.detach()[:, 0].numpy()
+    assert biases[1:3].min() > biases[3:].max()
+    assert biases[0] == biases[1:].min()  # of an unknown item
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:

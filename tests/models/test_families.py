@@ -14,6 +14,7 @@ from support.shop import Shop, build_shop
 
 from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import InvalidRepository, InvalidSettings
+from feast_recsys.bundle.index.allowed import all_but
 from feast_recsys.bundle.index.exact import ExactIndex
 from feast_recsys.bundle.index.vectors import mean_direction
 from feast_recsys.bundle.runtime import load_model
@@ -153,7 +154,7 @@ def test_items_like_an_item_are_of_its_section(trained: tuple[str, TrainingData,
         vectors = encoder(**{encoder.item_id: torch.arange(1, len(section) + 1)}).numpy()
     index, shares = ExactIndex(vectors), []
     for row in range(len(section)):
-        allow = np.arange(len(section)) != row
+        allow = all_but(np.array([row]), len(section))
         [found], _ = index.search(mean_direction(vectors[[row]], bias=checkpoint.signature.bias), 3, allow)
         shares.append(np.mean([section[n] == section[row] for n in found]))
     assert np.mean(shares) > 0.6

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import InvalidSettings
-from feast_recsys.bundle.signature import Input, Role, Side
+from feast_recsys.bundle.runtime import load_model
+from feast_recsys.bundle.signature import Graph, Input, Role, Side, Signature, Stage
+from feast_recsys.bundle.vocabulary import Vocabulary
+from feast_recsys.exporters.export import export_model
 from feast_recsys.models.two_tower.negatives import Columns, sampled_softmax
 from feast_recsys.models.two_tower.towers import TwoTowerConfig, build_ids_two_tower, build_two_tower
 
@@ -127,6 +132,60 @@ def test_without_a_hidden_layer_features_enter_linearly() -> None:
     vectors = [query(town=torch.tensor([town]), past=past) for town in (1, 2)]
     towns = query.features({"town": torch.tensor([1, 2])})
     assert torch.allclose(vectors[1] - vectors[0], (query.tower(towns[1]) - query.tower(towns[0])), atol=1e-5)
+
+
+# With a bias
+
+BIASED = replace(CONFIG, bias=True, temperature=0.2)
+
+
+@pytest.mark.parametrize("hidden", [0, 6])
+def test_a_bias_is_a_last_column_that_meets_a_one(hidden: int) -> None:
+    config = replace(BIASED, hidden=hidden)
+    plain, made = encoders(config=replace(config, bias=False)), encoders(config=config)
+    for role in plain:
+        made[role].load_state_dict(plain[role].state_dict(), strict=False)
+    biases = made[Role.ITEM_ENCODER].biases.weight
+    with torch.no_grad():
+        biases.copy_(torch.arange(7.0).unsqueeze(-1))
+    asked = {"town": torch.tensor([0, 2]), "past": torch.tensor([[3, 5], [0, 0]])}
+    items = {"entity__sku": torch.tensor([0, 4, 6]), "price": torch.tensor([1.0, 2.0, 3.0])}
+    queries, vectors = made[Role.QUERY_ENCODER](**asked), made[Role.ITEM_ENCODER](**items)
+    assert queries.shape[1] == vectors.shape[1] == config.width == 9
+    # As logits, products over the temperature, they differ by the bias and nothing else.
+    before = plain[Role.QUERY_ENCODER](**asked) @ plain[Role.ITEM_ENCODER](**items).T
+    assert torch.allclose((queries @ vectors.T - before) / config.temperature, torch.tensor([0.0, 4.0, 6.0]), atol=1e-5)
+
+
+def test_without_a_bias_vectors_are_as_wide_as_the_dimension() -> None:
+    assert CONFIG.width == CONFIG.dimension
+
+
+@pytest.mark.parametrize(("hidden_ids", "expected"), [(0.0, -2.0), (0.1, 7.0)])
+def test_an_unknown_item_has_the_least_bias_unless_training_taught_its_own(hidden_ids: float, expected: float) -> None:
+    item = encoders(config=replace(BIASED, id_dropout=hidden_ids))[Role.ITEM_ENCODER]
+    with torch.no_grad():
+        item.biases.weight.copy_(torch.tensor([7.0, 1.0, -2.0, 3.0, 0.0, 5.0, 2.0]).unsqueeze(-1))
+    item.settle()
+    assert item.biases.weight[0].item() == expected
+
+
+def test_a_bias_is_exported_and_its_column_is_declared(tmp_path: Path) -> None:
+    made = encoders(config=BIASED)
+    with torch.no_grad():
+        nn.init.normal_(made[Role.ITEM_ENCODER].biases.weight)
+    graphs = {
+        Role.QUERY_ENCODER: Graph(Role.QUERY_ENCODER, (TOWN, PAST), "query", "customer"),
+        Role.ITEM_ENCODER: Graph(Role.ITEM_ENCODER, (ITEM, PRICE), "vector", "product"),
+    }
+    signature = Signature("two", Stage.RETRIEVAL, graphs, BIASED.width, bias=1)
+    vocabularies = {file: Vocabulary(tuple("abcdef"[: rows - 1])) for file, rows in SIZES.items()}
+    export_model(made, signature, vocabularies, tmp_path / "two")  # compares the graphs with the modules
+    loaded, runners = load_model(tmp_path / "two")
+    assert (loaded.dimension, loaded.bias) == (9, 1)
+    past = np.array([["b", "", "", "", ""], [""] * 5], object)
+    found = runners[Role.QUERY_ENCODER].run({"town": np.array(["", "a"], object), "past": past})
+    np.testing.assert_array_equal(found[:, -1], 1.0)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ from feast_recsys.features.reader import OnlineReader
 from feast_recsys.features.user_reader import user_reader
 from feast_recsys.server.deadline import Deadline
 from feast_recsys.server.metrics import Metrics
-from feast_recsys.server.reads import Reading, StoreReads, Users
+from feast_recsys.server.reads import StoreReads
+from feast_recsys.server.users import Reading, Users
 from feast_recsys.v1 import recommender_service_pb2 as pb
 
 RETRIEVE = pb.RetrieveRequest(recommender="both", user_id="1", top_k=40)

@@ -125,6 +125,11 @@ class Snapshot:
         """[n] whether each item has a usable value."""
         return self._view(reference).whole.valid
 
+    def meta(self, reference: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """[n] the status and the event time in unix seconds of one feature; KeyError if it is not held."""
+        whole = self._view(reference).whole
+        return whole.status, whole.timestamps
+
     def _view(self, reference: str) -> _View:
         view = self._views.get(reference)
         if view is None:

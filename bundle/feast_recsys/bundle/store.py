@@ -23,6 +23,7 @@ from feast_recsys.bundle.errors import CorruptArtifact
 from feast_recsys.bundle.index.exact import ExactIndex
 from feast_recsys.bundle.index.kinds import open_index
 from feast_recsys.bundle.index.protocol import Index, Rows, Vectors
+from feast_recsys.bundle.index.segments import BASE_FILE, Segments, open_base_rows
 from feast_recsys.bundle.index.vectors import open_vectors
 from feast_recsys.bundle.item_columns import open_item_columns
 from feast_recsys.bundle.listing import open_listing, open_rows
@@ -285,6 +286,10 @@ def _open_index(folder: Path, entry: RecommenderEntry, vectors: Vectors) -> Inde
     chosen = entry.index
     if chosen is None or chosen.folder is None:
         return ExactIndex(vectors)
+    if chosen.segments is not None:
+        built_of, segments = open_vectors(folder / chosen.segments / BASE_FILE), folder / chosen.segments
+        base = open_index(chosen.spec, folder / chosen.folder, built_of, chosen.switching)
+        return Segments(base, open_base_rows(segments, len(built_of), len(vectors)), vectors)
     return open_index(chosen.spec, folder / chosen.folder, vectors, chosen.switching)
 
 

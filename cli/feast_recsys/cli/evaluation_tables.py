@@ -47,6 +47,10 @@ def show(
     quality = found.ranker
     if quality is None:
         return
+    if seeds is not None:
+        names = {"auc": "AUC", "log_loss": "log-loss", "calibration_error": "calibration error"}
+        spreads = [f"{word} {_spread(seeds.ranker[name])}" for name, word in names.items() if name in seeds.ranker]
+        console.print(f"Rank, over these trainings: {', '.join(spreads)}")
     console.print(
         f"Rank, given the candidates: AUC {quality.pooled.auc:.4f} ({quality.auc_per_user:.4f} within users), "
         f"{told(quality.pooled)}; NDCG over what can be reached {quality.ndcg.mean:.4f}, "
@@ -121,31 +125,29 @@ def _seed_table(found: Assessment, seeds: SeedSummary) -> Table:
     from feast_recsys.evaluation.assessment import SHOWN, label
 
     cut, k = min(SHOWN, found.candidates), found.candidates
-    metrics = list(dict.fromkeys([f"ndcg@{cut}", f"recall@{cut}", f"recall@{k}"]))
     table = _table(
-        f"Over {len(seeds.seeds)} trainings, seeds {', '.join(map(str, seeds.seeds))}: mean and standard deviation",
-        *metrics, "ours is better by",
+        f"Over {len(seeds.seeds)} trainings, seeds {', '.join(map(str, seeds.seeds))}, 95 % intervals",
+        f"NDCG@{cut}", "deviation", f"Recall@{k}", "ours is better by",
     )  # fmt: skip
     for name, values in seeds.metrics.items():
-        gain = seeds.gains.get(name)
+        main, gain = values[f"ndcg@{cut}"], seeds.gains.get(name)
         better = f"{gain.mean:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})" if gain is not None else ""
-        table.add_row(label(name), *(_spread(values[metric]) for metric in metrics), better)
-    for name in ("auc", "log_loss", "calibration_error"):
-        if name in seeds.ranker:
-            table.add_row(f"Rank: {name.replace('_', ' ')}", _spread(seeds.ranker[name]))
+        table.add_row(
+            label(name), f"{main.mean:.4f}", f"{main.deviation:.4f}", f"{values[f'recall@{k}'].mean:.4f}", better
+        )
     return table
 
 
 def _form_table(forms: Mapping[str, Ablation]) -> Table:
     table = _table(
         "The ranker's parts alone, trained on the same candidates, on the test users",
-        "NDCG@10", "less than both", "AUC", "log-loss", "calibration error", "weights",
+        "NDCG@10", "less than both", "AUC", "log-loss", "weights",
     )  # fmt: skip
     for name, form in forms.items():
         loss, quality = form.loss, form.quality
         less = f"{loss.mean:+.4f} ({loss.low:+.4f} to {loss.high:+.4f})" if loss is not None else ""
-        figures = (quality.auc, quality.log_loss, quality.calibration_error)
-        table.add_row(name, f"{form.ndcg.mean:.4f}", less, *(f"{v:.4f}" for v in figures), f"{form.weights:,}")
+        figures = (f"{quality.auc:.4f}", f"{quality.log_loss:.4f}", f"{form.weights:,}")
+        table.add_row(name, f"{form.ndcg.mean:.4f}", less, *figures)
     return table
 
 

@@ -30,6 +30,7 @@ from feast.protos.feast.serving.ServingService_pb2 import FieldStatus as FeastSt
 from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyMessage
 from feast.protos.feast.types.Value_pb2 import Value
+from feast.utils import _convert_arrow_to_proto as convert_rows  # noqa: PLC2701 -- there is no public one
 
 for _name in set(_VARIABLES) - _SET_BY_OTHERS:
     os.environ.pop(_name, None)
@@ -59,5 +60,6 @@ __all__ = [
     "ValueType",
     "compute_table_id",
     "compute_versioned_name",
+    "convert_rows",
     "redis_hash_field",
 ]

@@ -28,6 +28,9 @@ class _Measure(BaseModel):
     """Number of items at which recall is measured."""
     sample: Annotated[int, Field(ge=100)] = 1000
     """Users whose queries are measured."""
+    compaction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
+    """Share of the items up to which new and changed ones are searched beside the index, and gone ones passed over in
+    it; beyond, `materialize --incremental` builds it anew."""
 
 
 class MeasuredIndex(_Measure):
@@ -55,7 +58,7 @@ class FixedIndex(_Measure):
 
     # The parameters depend on the kind; its own check names a wrong one.
     model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
-    OWN: ClassVar[tuple[str, ...]] = ("kind", "recall", "k", "sample")
+    OWN: ClassVar[tuple[str, ...]] = ("kind", "recall", "k", "sample", "compaction")
 
     kind: str
     """Kind of index."""

@@ -22,7 +22,7 @@ from feast_recsys.features.catalogue import Catalogue
 from feast_recsys.features.repo import Repo
 from feast_recsys.jobs.embed import Vectors
 from feast_recsys.jobs.exported import ExportedModel
-from feast_recsys.jobs.registry import registry_hash
+from feast_recsys.jobs.previous import reading
 
 MODELS = "models"
 VECTORS = "vectors"
@@ -79,7 +79,7 @@ def facts(
         "mode": mode,
         "created": created.isoformat(timespec="seconds"),
         "project": repo.store.project,
-        "registry": registry_hash(repo),
+        **reading(repo),
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("feast-recsys", "feast", "onnxruntime", "numpy", "pyarrow")},

@@ -49,6 +49,7 @@ def choose_indexes(
     *,
     mode: Mode,
     as_of: datetime,
+    carried: Mapping[str, IndexEntry] | None = None,
 ) -> dict[str, IndexEntry]:
     """Chooses and builds the index of each recommender; a step of the journal for each that something is built for.
 
@@ -61,6 +62,7 @@ def choose_indexes(
         mode: `incremental` keeps the last bundle's choice as long as it still reaches the recall; `full` measures
             everything again.
         as_of: Users known up to this moment are asked.
+        carried: Indexes that are there already; nothing is chosen for these.
 
     Returns:
         What the manifest says of the indexes, by the names of `vectors`.
@@ -69,8 +71,10 @@ def choose_indexes(
         InvalidSettings: a library is missing; names the extra to install.
     """
     before = _last_choices(repo)
-    entries = {}
+    entries = dict(carried or {})
     for name, matrix in vectors.items():
+        if name in entries:
+            continue
         settings = repo.settings.recommenders[recommender_of(name)].retrieval.index
         if needs_nothing(settings, len(matrix)):
             entries[name] = exact_entry(settings, len(matrix), f"fewer than {SMALL:,} items")
@@ -171,9 +175,9 @@ class Choosing:
             shutil.rmtree(scratch)
 
     def _kept(self, before: IndexEntry, trials: Trials, queries: Queries) -> IndexEntry | None:
-        """The last choice over these items; None if it does not reach the recall any more."""
+        """The last choice over these items; None if it does not reach the recall any more, or is of no use."""
         point = trials.measure(before.spec, trials.build(before.spec))
-        if not point.reaches(self.settings.recall):
+        if not point.reaches(self.settings.recall) or point.microseconds >= trials.points[0].microseconds:
             return None
         newer = {str(now.spec): now for now in trials.points}
         curve = tuple(newer.get(str(then.spec), then) for then in before.curve)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from feast_recsys.bundle.columns import Array, Column, DType
+from feast_recsys.bundle.columns import Array, Column, DType, FieldStatus
 from feast_recsys.bundle.errors import JobFailed, MissingFeature
 from feast_recsys.bundle.runtime import LoadedGraph
 from feast_recsys.bundle.signature import Input
@@ -30,7 +30,9 @@ def with_key(columns: Mapping[str, Column], join_key: str, ids: Array) -> dict[s
     """
     dtype = DType.INT64 if ids.dtype == np.int64 else DType.STRING
     n = len(ids)
-    return dict(columns) | {f"entity:{join_key}": Column.of(dtype, ids.tolist(), timestamps=np.zeros(n, np.int64))}
+    status = np.full(n, FieldStatus.PRESENT, np.uint8)
+    column = Column(dtype, np.asarray(ids), status, np.ones(n, np.bool_), np.zeros(n, np.int64))
+    return dict(columns) | {f"entity:{join_key}": column}
 
 
 def embed(

@@ -12,6 +12,7 @@ from typing import Any
 
 from feast_recsys.bundle.errors import JobFailed
 from feast_recsys.features.repo import Repo
+from feast_recsys.jobs.new_rows import write_new_rows
 from feast_recsys.jobs.report import Mode
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -39,6 +40,7 @@ def materialize_views(
 
     Incremental continues each view where it stood; a view that never was materialized, and every view in full mode,
     starts from the beginning. (Feast's own incremental run would begin at now minus ttl, or fail without a ttl.)
+    Where the source is local, only the new rows are read; see `new_rows`.
 
     Args:
         repo: The repository.
@@ -95,6 +97,8 @@ def _materialize(repo: Repo, view: Any, mode: Mode, as_of: datetime) -> bool:
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
+            if mode == "incremental" and reached is not None and write_new_rows(repo, view, reached, as_of):
+                return True
             if mode == "incremental" and reached is not None:
                 repo.store.materialize_incremental(as_of, feature_views=[view.name])
             else:

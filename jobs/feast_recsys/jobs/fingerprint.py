@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from feast_recsys.bundle.columns import Array, Column, DType
 from feast_recsys.features.catalogue import Catalogue
@@ -73,8 +74,11 @@ def _array(values: Array) -> bytes:
 def _bytes(values: Array, dtype: DType) -> list[bytes]:
     if dtype is not DType.STRING:
         return [np.ascontiguousarray(values).tobytes()]
-    encoded = [str(v).encode() for v in values.tolist()]
-    return [np.array([len(e) for e in encoded], np.int64).tobytes(), b"".join(encoded)]
+    if not len(values):
+        return [b"", b""]
+    _, ends, encoded = pa.array(values, pa.large_string()).buffers()
+    offsets = np.frombuffer(ends, np.int64)[: len(values) + 1]
+    return [np.diff(offsets).tobytes(), encoded.slice(0, int(offsets[-1])).to_pybytes() if encoded is not None else b""]
 
 
 def _digest(parts: Iterable[bytes]) -> str:

@@ -32,6 +32,9 @@ _TRIAL_SHARE, _TRIAL_FROM = 32, 500_000
 
 _BISECTIONS, _DOUBLINGS = 2, 4
 
+# Recall that twice the effort must have gained for it to be doubled once more.
+_GAIN = 0.001
+
 # Vectors that exact search is timed with.
 _TIMED = 64
 
@@ -73,7 +76,9 @@ class Trials:
     ) -> None:
         """Measures candidates: of each build its searches from the quickest on, until one reaches the recall.
 
-        Where none of those does, further ones with twice the effort follow, as long as exact search is not as quick.
+        Where none of those does, further ones with twice the effort follow, as long as that gains something and takes
+        less than half the time of exact search. A search that takes longer is no end either: where the lists that it
+        looks at hold too few items, an index falls back on exact search, and looking at more is quicker.
 
         Args:
             specs: Candidates; those of one build together, ascending by what their search costs.
@@ -116,19 +121,19 @@ class Trials:
 
     def _climb(self, group: Sequence[IndexSpec], recall: float, seconds: float) -> None:
         """Searches of one build: up to the first that reaches the recall, and closer to it from below."""
-        exact = self.points[0].microseconds  # whatever takes as long is of no use
+        worth = self.points[0].microseconds / 2  # exact search is not far from there, or what an index fell back on
         waiting = list(group)
-        failed: list[IndexSpec] = []
+        failed: list[Measurement] = []
         while waiting:
             spec = waiting.pop(0)
             point = self.measure(spec, seconds)
-            # Where lists hold too few items an index falls back on exact search, and looking at more is quicker.
-            if point.reaches(recall) and point.microseconds < exact:
-                self._descend(failed[-1] if failed else spec, spec, recall, seconds)
+            if point.reaches(recall) and point.microseconds < worth:
+                self._descend(failed[-1].spec if failed else spec, spec, recall, seconds)
                 return
-            failed.append(spec)
-            if not waiting and len(failed) - len(group) < _DOUBLINGS and point.microseconds < exact / 2:
-                waiting += filter(None, [beyond(*failed[-2:])])
+            failed.append(point)
+            more = not waiting and len(failed) - len(group) < _DOUBLINGS and point.microseconds < worth
+            if more and len(failed) > 1 and failed[-1].recall > failed[-2].recall + _GAIN:
+                waiting += filter(None, [beyond(failed[-2].spec, failed[-1].spec)])
 
     def _descend(self, below: IndexSpec, above: IndexSpec, recall: float, seconds: float) -> None:
         for _ in range(_BISECTIONS):

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from feast_recsys.bundle.errors import InvalidArgument, InvalidRepository, JobFailed
+from feast_recsys.bundle.index.entry import IndexEntry
 from feast_recsys.bundle.manifest import Manifest, inventory
 from feast_recsys.bundle.progress import Reporter, Silent
 from feast_recsys.bundle.signature import Role, Side, Stage
@@ -23,7 +24,8 @@ from feast_recsys.features.catalogue import Catalogue, read_catalogue
 from feast_recsys.features.repo import EntityKey, Repo, entity_key
 from feast_recsys.jobs.assemble import ITEM_COLUMNS, Models, facts, write_files
 from feast_recsys.jobs.audit import SAMPLE, audit, sample_rows
-from feast_recsys.jobs.choose_index import choose_indexes
+from feast_recsys.jobs.carry_index import carry_indexes
+from feast_recsys.jobs.choose_index import INDEXES, choose_indexes
 from feast_recsys.jobs.embed import Rows, Vectors, embed, with_key
 from feast_recsys.jobs.exported import item_encoder, item_references, misfits, model_names, open_model
 from feast_recsys.jobs.feast_step import materialize_views
@@ -84,10 +86,10 @@ class _Job:
         retrieval = {recommender: model for (recommender, role), model in models.items() if role is Stage.RETRIEVAL}
         for target in user_targets:
             write_user_vectors(self.repo, target, retrieval, self.as_of, self.journal)
-        catalogue = self._read_catalogue(models)
+        previous = self._previous()
+        catalogue = self._read_catalogue(models, previous)
         sources = read_source_data(self.repo, catalogue, int(self.as_of.timestamp()))
         made_of = fingerprint(self.repo, models.values(), catalogue, sources)
-        previous = self._previous()
         if previous is not None and previous.bundle.manifest.fingerprint == made_of:
             return self._summary(previous.bundle.id, False, len(catalogue))
         key = entity_key(self.repo, Side.ITEM)
@@ -95,7 +97,7 @@ class _Job:
         (root / _PENDING).touch()
         for target in targets:
             self._write_vectors(target, catalogue, key, vectors, previous)
-        bundle_id = self._publish(models, catalogue, key, vectors, made_of, sources)
+        bundle_id = self._publish(models, catalogue, key, vectors, made_of, sources, previous)
         (root / _PENDING).unlink()
         return self._summary(bundle_id, True, len(catalogue))
 
@@ -136,20 +138,24 @@ class _Job:
             outcome.text = f"{_count(len(done.materialized), 'view')} up to {self.as_of:%Y-%m-%d %H:%M:%S} UTC"
             self.journal.notes += [f"feature view {name!r} was skipped: {why}" for name, why in done.skipped.items()]
 
-    def _read_catalogue(self, models: Models) -> Catalogue:
+    def _read_catalogue(self, models: Models, previous: Previous | None) -> Catalogue:
         with self.journal.step("read catalogue") as outcome:
             needed = [reference for model in models.values() for reference in item_references(model)]
             references, notes = snapshot_references(self.repo, needed)
             self.journal.notes += notes
-            catalogue = read_catalogue(self.repo, references, self.as_of, progress=self.journal.progress)
+            known = previous.known(self.repo) if previous is not None else None
+            catalogue = read_catalogue(self.repo, references, self.as_of, known=known, progress=self.journal.progress)
             if not len(catalogue):
                 raise InvalidRepository(
                     f"catalogue view {self.repo.settings.catalogue!r} has no item up to {self.as_of.isoformat()}; "
                     "check its source and --as-of",
                     field="recsys.catalogue",
                 )
-            outcome.counts |= {"items": len(catalogue), "features": len(references)}
+            read = len(catalogue.read_rows)
+            outcome.counts |= {"items": len(catalogue), "features": len(references), "read": read}
             outcome.text = f"{_count(len(catalogue), 'item')}, {_count(len(references), 'feature')}"
+            if read < len(catalogue):
+                outcome.text += f", {read} read"
         return catalogue
 
     def _embed(
@@ -162,7 +168,9 @@ class _Job:
                 matrix = np.empty((len(catalogue), model.signature.dimension), np.float32)
                 todo = np.arange(len(catalogue))
                 if previous is not None:
-                    rows, known = reusable_vectors(previous, recommender, model, key.join_key, catalogue.ids, columns)
+                    rows, known = reusable_vectors(
+                        previous, recommender, model, key.join_key, catalogue.ids, columns, catalogue.known_rows
+                    )
                     matrix[rows] = known
                     todo = np.setdiff1d(todo, rows)
                 encoder = item_encoder(model)
@@ -185,24 +193,33 @@ class _Job:
         previous: Previous | None,
     ) -> None:
         with self.journal.step(f"write vectors to {target.view.name}") as outcome:
-            rows = sample_rows(len(catalogue), SAMPLE, int(self.as_of.timestamp()))
-            sample = catalogue.ids[rows].tolist()
-            stored = stored_vectors(self.repo, target, key, sample)
-            if previous is not None and all(
-                previous.holds(name, catalogue.ids, vectors[name]) and not differing(stored[name], vectors[name], rows)
-                for name in target.features
-            ):
+            ids, written = catalogue.ids, np.arange(len(catalogue))
+            if previous is not None:
+                changes = [previous.changed(name, ids, vectors[name]) for name in target.features]
+                written = np.unique(np.concatenate(changes))
+                others = self._sampled(np.setdiff1d(np.arange(len(ids)), written))
+                stored = stored_vectors(self.repo, target, key, ids[others].tolist())
+                if any(differing(stored[name], vectors[name], others) for name in target.features):
+                    written = np.arange(len(catalogue))  # the online store has lost or changed some
+            outcome.counts["written"] = len(written)
+            if not len(written):
                 outcome.text = "unchanged"
-                outcome.counts["written"] = 0
                 return
+            rows = self._sampled(written)
+            sample = ids[rows].tolist()
+            stored = stored_vectors(self.repo, target, key, sample)
             newest = max((moment for answer in stored.values() for moment in answer.moments), default=0.0)
             write_vectors(
-                self.repo, target, key, catalogue.ids, vectors, after=newest, keep=self.repo.settings.keep_bundles,
-                progress=self.journal.progress,
+                self.repo, target, key, ids, vectors, after=newest, keep=self.repo.settings.keep_bundles,
+                rows=written, progress=self.journal.progress,
             )  # fmt: skip
             self._read_back(target, key, sample, rows, vectors)
-            outcome.text = f"{_count(len(catalogue), 'row')}, {len(rows)} read back"
-            outcome.counts |= {"written": len(catalogue), "read_back": len(rows)}
+            outcome.text = f"{_count(len(written), 'row')}, {len(rows)} read back"
+            outcome.counts["read_back"] = len(rows)
+
+    def _sampled(self, rows: Rows) -> Rows:
+        """Up to SAMPLE of some rows, ascending."""
+        return rows[sample_rows(len(rows), SAMPLE, int(self.as_of.timestamp()))]
 
     def _read_back(
         self, target: VectorView, key: EntityKey, sample: list[int | str], rows: Rows, vectors: Mapping[str, Vectors]
@@ -226,11 +243,15 @@ class _Job:
         vectors: Mapping[str, Vectors],
         made_of: str,
         sources: SourceData,
+        previous: Previous | None,
     ) -> str:
         root = self.repo.resolve(self.repo.settings.bundles)
         staged = stage(root)
         self._write_item_columns(staged, models, catalogue, key)
-        indexes = choose_indexes(self.repo, models, vectors, staged, self.journal, mode=self.mode, as_of=self.as_of)
+        carried = self._carry_indexes(catalogue, vectors, previous, staged)
+        indexes = choose_indexes(
+            self.repo, models, vectors, staged, self.journal, mode=self.mode, as_of=self.as_of, carried=carried
+        )
         with self.journal.step("write bundle") as outcome:
             entries = write_files(staged, models, catalogue, vectors, indexes)
             entries = add_sources(self.repo, staged, open_snapshot(staged / SNAPSHOT_FOLDER), sources, entries)
@@ -239,7 +260,8 @@ class _Job:
             outcome.text = f"{_count(len(files), 'file')}, {outcome.counts['bytes'] / 1e6:.1f} MB"
         with self.journal.step("audit") as outcome:
             snapshot = open_snapshot(staged / SNAPSHOT_FOLDER)
-            rows = sample_rows(len(snapshot), SAMPLE, int(self.as_of.timestamp()))
+            # What was read anew is looked at too: it may be few among many.
+            rows = np.union1d(self._sampled(np.arange(len(snapshot))), self._sampled(catalogue.read_rows))
             result = audit(self.repo, key, snapshot, rows)
             outcome.counts |= {"items": result.items, "values": result.values, "drifted": result.drifted}
             outcome.text = f"{_count(result.items, 'item')}, {_count(result.values, 'value')} equal"
@@ -262,6 +284,18 @@ class _Job:
             publish(root, staged, manifest, keep=self.repo.settings.keep_bundles)
             outcome.text = manifest.bundle_id
         return manifest.bundle_id
+
+    def _carry_indexes(
+        self, catalogue: Catalogue, vectors: Mapping[str, Vectors], previous: Previous | None, staged: Path
+    ) -> dict[str, IndexEntry]:
+        root = self.repo.resolve(self.repo.settings.bundles)
+        if previous is None or all(entry.folder is None for entry in previous.indexes):
+            return {}
+        with self.journal.step("carry indexes on") as outcome:
+            carried = carry_indexes(self.repo, root, previous, catalogue.ids, vectors, staged, INDEXES)
+            outcome.text = ", ".join(carried) or "too much has changed"
+            outcome.counts["carried"] = len(carried)
+        return carried
 
     def _write_item_columns(self, staged: Path, models: Models, catalogue: Catalogue, key: EntityKey) -> None:
         """Runs the item parts of split rankers, each model's once."""

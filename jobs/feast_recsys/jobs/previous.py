@@ -5,18 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from feast_recsys.bundle.columns import Array, Column, DType
 from feast_recsys.bundle.errors import CorruptArtifact, InvalidSignature
+from feast_recsys.bundle.index.entry import IndexEntry
 from feast_recsys.bundle.index.vectors import open_vectors
 from feast_recsys.bundle.signature import Input, Role
 from feast_recsys.bundle.snapshot import UNKNOWN_ROW, Snapshot
 from feast_recsys.bundle.store import Bundle, LoadedRecommender, current, open_bundle
+from feast_recsys.features.catalogue import Known
+from feast_recsys.features.repo import Repo
 from feast_recsys.jobs.embed import Rows, Vectors, same_inputs, with_key
 from feast_recsys.jobs.exported import ExportedModel
+from feast_recsys.jobs.registry import registry_hash
 from feast_recsys.jobs.sources import entries_by_name, joint
+
+# Vectors compared at a time.
+_COMPARED = 65_536
 
 
 @dataclass(frozen=True)
@@ -42,12 +50,36 @@ class Previous:
                     return loaded.model
         return recommenders.get(name)
 
-    def holds(self, recommender: str, ids: Array, vectors: Vectors) -> bool:
-        """Whether it has exactly these vectors of exactly these items."""
-        then, snapshot = self.vectors.get(recommender), self.bundle.snapshot
-        if then is None or not np.array_equal(then, vectors):
-            return False
-        return np.array_equal(snapshot.keys_of(np.arange(len(snapshot))), ids)
+    @property
+    def indexes(self) -> list[IndexEntry]:
+        """What it says of its indexes."""
+        entries = entries_by_name(self.bundle.manifest).values()
+        return [entry.index for entry in entries if entry.index is not None]
+
+    def known(self, repo: Repo) -> Known | None:
+        """What of its snapshot need not be read again; None if declarations or policies have changed since."""
+        metadata, now = self.bundle.manifest.metadata, reading(repo)
+        if any(metadata.get(name) != value for name, value in now.items()):
+            return None
+        return Known(self.bundle.snapshot, self.bundle.manifest.as_of)
+
+    def changed(self, name: str, ids: Array, vectors: Vectors) -> Rows:
+        """The rows of items whose vector it does not have just so.
+
+        Args:
+            name: Of the recommender, or a joint name.
+            ids: [n] ids now.
+            vectors: [n, d] vectors now.
+        """
+        then = self.vectors.get(name)
+        if then is None or then.shape[1] != vectors.shape[1]:
+            return np.arange(len(ids))
+        old = self.bundle.snapshot.rows_of_keys(ids)
+        changed = old == UNKNOWN_ROW
+        for start in range(0, len(ids), _COMPARED):
+            part = slice(start, start + _COMPARED)
+            changed[part] |= (then.take(old[part], axis=0, mode="wrap") != vectors[part]).any(axis=1)
+        return np.flatnonzero(changed)
 
 
 def open_previous(root: Path) -> tuple[Previous | None, str]:
@@ -68,8 +100,19 @@ def open_previous(root: Path) -> tuple[Previous | None, str]:
         return None, f"the current bundle can't be used again: {error.message}"
 
 
+def reading(repo: Repo) -> dict[str, Any]:
+    """What decides how stored rows become features, for the metadata of a bundle."""
+    return {"registry": registry_hash(repo), "stale": dict(repo.settings.serving.stale)}
+
+
 def reusable_vectors(
-    previous: Previous, recommender: str, model: ExportedModel, join_key: str, ids: Array, columns: Mapping[str, Column]
+    previous: Previous,
+    recommender: str,
+    model: ExportedModel,
+    join_key: str,
+    ids: Array,
+    columns: Mapping[str, Column],
+    known_rows: Rows | None = None,
 ) -> tuple[Rows, Vectors]:
     """Item vectors that would come out as they were: same encoder, same item, same inputs.
 
@@ -80,6 +123,8 @@ def reusable_vectors(
         join_key: Of items.
         ids: [n] ids now, ascending.
         columns: What the item encoder takes, with the ids, n rows each.
+        known_rows: [n] see `Catalogue.known_rows`, of its snapshot: such items have the same inputs and are not
+            compared.
 
     Returns:
         rows [m] of `ids`, and their vectors [m, d].
@@ -90,23 +135,25 @@ def reusable_vectors(
     if then is None or replace(then.retrieval.graphs[Role.ITEM_ENCODER], file=graph.file) != graph:
         return nothing
     snapshot = previous.bundle.snapshot
-    if (snapshot.key_dtype is DType.INT64) is not (ids.dtype == np.int64):
+    if (snapshot.key_dtype is DType.INT64) is not (ids.dtype == np.int64) or not graph.inputs:
         return nothing
-    old_rows = snapshot.rows([str(i) for i in ids.tolist()])
+    if not {spec.feature for spec in graph.inputs if spec.from_store} <= set(snapshot.references):
+        return nothing
+    # Minus one, UNKNOWN_ROW, for what is not known; those are looked up and compared.
+    old_rows = np.full(len(ids), UNKNOWN_ROW, np.int64) if known_rows is None else known_rows.copy()
+    open_rows = np.flatnonzero(old_rows == UNKNOWN_ROW)
+    there = snapshot.rows_of_keys(ids[open_rows])
+    open_rows, there = open_rows[there != UNKNOWN_ROW], there[there != UNKNOWN_ROW]
+    if len(there):
+        old = _columns(snapshot, graph.inputs, there, join_key)
+        new = {spec.feature: columns[spec.feature].take(open_rows) for spec in graph.inputs}
+        same = same_inputs(graph.inputs, old, new)
+        old_rows[open_rows[same]] = there[same]
     rows = np.flatnonzero(old_rows != UNKNOWN_ROW)
-    old_rows = old_rows[rows]
-    old = _columns(snapshot, graph.inputs, old_rows, join_key)
-    if old is None or not len(rows) or not graph.inputs:
-        return nothing
-    new = {spec.feature: columns[spec.feature].take(rows) for spec in graph.inputs}
-    same = same_inputs(graph.inputs, old, new)
-    return rows[same], previous.vectors[recommender][old_rows[same]]
+    return rows, previous.vectors[recommender][old_rows[rows]]
 
 
-def _columns(snapshot: Snapshot, inputs: tuple[Input, ...], rows: Rows, join_key: str) -> dict[str, Column] | None:
-    """What the encoder would have taken then; None if the snapshot lacks or has changed the type of an input."""
-    names = [spec.feature for spec in inputs if spec.from_store]
-    if not set(names) <= set(snapshot.references):
-        return None
-    columns = {name: snapshot.gather(name, rows) for name in names}
+def _columns(snapshot: Snapshot, inputs: tuple[Input, ...], rows: Rows, join_key: str) -> dict[str, Column]:
+    """What the encoder would have taken then."""
+    columns = {spec.feature: snapshot.gather(spec.feature, rows) for spec in inputs if spec.from_store}
     return with_key(columns, join_key, snapshot.keys_of(rows))

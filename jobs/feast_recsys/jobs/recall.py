@@ -91,4 +91,5 @@ def interval(shares: npt.NDArray[np.float64], k: int) -> tuple[float, float, flo
         trials = min(max(q * mean * (1 - mean) / variance, q), trials)
     centre = (mean + _Z**2 / (2 * trials)) / (1 + _Z**2 / trials)
     half = _Z / (1 + _Z**2 / trials) * math.sqrt(mean * (1 - mean) / trials + _Z**2 / (4 * trials**2))
-    return mean, max(centre - half, 0.0), min(centre + half, 1.0)
+    # The rounding of numbers must not put the mean outside.
+    return mean, min(max(centre - half, 0.0), mean), max(min(centre + half, 1.0), mean)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +18,7 @@ from feast_recsys.bundle.columns import Array
 from feast_recsys.bundle.errors import InvalidRepository, JobFailed, RecsysError
 from feast_recsys.bundle.signature import Side
 from feast_recsys.features.feast_api import FeatureView
+from feast_recsys.features.local_rows import local_path
 from feast_recsys.features.repo import EntityKey, Repo
 from feast_recsys.features.schema import get_view
 from feast_recsys.jobs.embed import Rows, Vectors
@@ -25,6 +26,8 @@ from feast_recsys.jobs.feast_values import Answer, ask_feast, same_value
 
 _ROWS_PER_WRITE = 10_000
 _PREFIX = "recsys-"
+_CHANGES = "-changes.parquet"
+_MOST_CHANGES = 100
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def vector_views(repo: Repo, side: Side = Side.ITEM) -> list[VectorView]:
             raise InvalidRepository(
                 f"two recommenders write their vectors to the same feature of {name!r}; give each its own", field=name
             )
-        found.append(VectorView(view, features, _location(repo, view)))
+        found.append(VectorView(view, features, local_path(repo, view)))
     return found
 
 
@@ -92,11 +95,13 @@ def write_vectors(
     *,
     after: float,
     keep: int,
+    rows: Rows | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> datetime:
-    """Writes the vectors of all items, or of all users, to both stores.
+    """Writes the vectors of items, or of users, to both stores.
 
     The offline store comes first: should the job die in between, Feast's own materialization brings the rest online.
+    In the end Feast's registry learns how far the view is online, so that no materialization does it again.
 
     Args:
         repo: The repository.
@@ -105,8 +110,10 @@ def write_vectors(
         ids: [n] ids.
         vectors: By recommender, [n, d].
         after: Unix seconds that the rows must be newer than, because stores ignore rows that are not.
-        keep: Number of own files to keep in a folder of Parquet files.
-        progress: Called with the number of rows written online and n.
+        keep: Number of own files with all vectors to keep in a folder of Parquet files, with the changes after the
+            oldest of these.
+        rows: Rows to write, ascending; None for all.
+        progress: Called with the number of rows written online and of those to write.
 
     Returns:
         The event timestamp of the rows.
@@ -118,14 +125,20 @@ def write_vectors(
     if moment.timestamp() <= after:
         moment = datetime.fromtimestamp(after, timezone.utc) + timedelta(seconds=1)
     name = str(target.view.name)
+    every = np.arange(len(ids))
+    some = every if rows is None else rows
     try:
         if target.view.batch_source is not None:
-            _write_offline(repo, target, _frame(target, key, ids, vectors, slice(None), moment), moment, keep)
-        for start in range(0, len(ids), _ROWS_PER_WRITE):
-            part = slice(start, start + _ROWS_PER_WRITE)
+            all_offline = len(some) == len(ids) or _many_changes(target)
+            offline = _frame(target, key, ids, vectors, every if all_offline else some, moment)
+            _write_offline(repo, target, offline, moment, keep if all_offline else None)
+        for start in range(0, len(some), _ROWS_PER_WRITE):
+            part = some[start : start + _ROWS_PER_WRITE]
             repo.store.write_to_online_store(name, df=_frame(target, key, ids, vectors, part, moment))
             if progress is not None:
-                progress(min(start + _ROWS_PER_WRITE, len(ids)), len(ids))
+                progress(min(start + _ROWS_PER_WRITE, len(some)), len(some))
+        if target.view.batch_source is not None:
+            repo.store.registry.apply_materialization(target.view, repo.store.project, moment, moment)
     except RecsysError:
         raise
     except Exception as error:  # stores raise whatever their drivers raise
@@ -153,7 +166,7 @@ def differing(answer: Answer, vectors: Vectors, rows: Rows) -> list[int]:
 
 
 def _frame(
-    target: VectorView, key: EntityKey, ids: Array, vectors: Mapping[str, Vectors], part: slice, moment: datetime
+    target: VectorView, key: EntityKey, ids: Array, vectors: Mapping[str, Vectors], part: Rows, moment: datetime
 ) -> pd.DataFrame:
     """Rows under the names of the source's columns, which Feast maps to its own."""
     source = target.view.batch_source
@@ -170,7 +183,12 @@ def _frame(
     return frame
 
 
-def _write_offline(repo: Repo, target: VectorView, frame: pd.DataFrame, moment: datetime, keep: int) -> None:
+def _many_changes(target: VectorView) -> bool:
+    """Whether a folder holds so many files with changes that one with all vectors should follow."""
+    return target.is_folder and target.path is not None and len(list(target.path.glob(f"*{_CHANGES}"))) >= _MOST_CHANGES
+
+
+def _write_offline(repo: Repo, target: VectorView, frame: pd.DataFrame, moment: datetime, keep: int | None) -> None:
     name = str(target.view.name)
     if target.path is None:
         repo.store.write_to_offline_store(name, frame)
@@ -186,10 +204,15 @@ def _write_offline(repo: Repo, target: VectorView, frame: pd.DataFrame, moment: 
     there = sorted(target.path.glob("*.parquet"))
     if there:
         table = _as_in(pq.read_schema(there[0]), table, target)
-    _replace(target.path / f"{_PREFIX}{moment:%Y%m%dT%H%M%S.%fZ}.parquet", table)
-    # Each file holds all of them, and only the newest counts.
-    for old in sorted(target.path.glob(f"{_PREFIX}*.parquet"))[:-keep]:
-        old.unlink()
+    ending = _CHANGES if keep is None else ".parquet"
+    _replace(target.path / f"{_PREFIX}{moment:%Y%m%dT%H%M%S.%fZ}{ending}", table)
+    if keep is None:
+        return
+    # What is older than the oldest kept file with all vectors counts no more.
+    own = sorted(path.name for path in target.path.glob(f"{_PREFIX}*.parquet"))
+    kept = [name for name in own if not name.endswith(_CHANGES)][-keep:]
+    for name in own[: own.index(kept[0])]:
+        (target.path / name).unlink()
 
 
 def _replace(path: Path, table: pa.Table) -> None:
@@ -208,13 +231,3 @@ def _as_in(schema: pa.Schema, table: pa.Table, target: VectorView) -> pa.Table:
             field=str(target.view.name),
         )
     return table.select(schema.names).cast(schema)
-
-
-def _location(repo: Repo, view: Any) -> Path | None:
-    """The local Parquet file, or folder of such, behind a view; None for any other source."""
-    options = getattr(view.batch_source, "file_options", None)  # only file sources have them
-    if options is None or urlparse(options.uri).scheme not in ("", "file"):
-        return None
-    if options.file_format is not None and options.file_format.to_proto().WhichOneof("format") != "parquet_format":
-        return None
-    return repo.path / str(urlparse(options.uri).path)

@@ -20,10 +20,11 @@ from feast_recsys.server.eligibility import named_in_request, seen_rows
 from feast_recsys.server.items import complete, item_columns
 from feast_recsys.server.metrics import Metrics, Stages
 from feast_recsys.server.ranking import Candidates, Ranker
-from feast_recsys.server.reads import NOBODY_ASKED, Key, Read, Reading, StoreReads, Users, repeated, unasked
+from feast_recsys.server.reads import Read, StoreReads
 from feast_recsys.server.requests import ContextValue, Eligibility, Info, UserStatus
 from feast_recsys.server.stage import Stage
 from feast_recsys.server.state import Need, Served, ServingState
+from feast_recsys.server.users import NOBODY_ASKED, Key, Reading, Users, repeated, unasked
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,6 @@ from feast_recsys.bundle.errors import (
 from feast_recsys.bundle.filter_cache import FilterCache
 from feast_recsys.bundle.signature import Input, Side
 from feast_recsys.bundle.store import Bundle, LoadedRecommender
-from feast_recsys.bundle.tensors import to_tensor
 from feast_recsys.features.plan import compile_plan
 from feast_recsys.features.reader import OnlineReader
 from feast_recsys.features.repo import EntityKey, Repo, entity_key
@@ -31,11 +30,12 @@ from feast_recsys.features.settings import Recommender
 from feast_recsys.features.user_reader import user_reader
 from feast_recsys.server.prepare_sources import fallback_history, histories_of, prepare_sources, stages_of
 from feast_recsys.server.ranking import BATCH_CANDIDATES, Parts, Ranker
-from feast_recsys.server.reads import Reading
 from feast_recsys.server.requests import Cap, Reranking
 from feast_recsys.server.reranking import check
+from feast_recsys.server.slots import add_request_fields, add_request_slot, check_fit, check_key, shape_of
 from feast_recsys.server.stage import Stage
 from feast_recsys.server.state import NEEDS, Need, Served, ServingState, Slot
+from feast_recsys.server.users import Reading
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class _Preparation:
         context = self._user_slots(user_inputs, services, histories)
         readings = self._readings(queries, ranker, context, services, histories)
         for reading in filter(None, readings.values()):
-            _add_request_fields(context, reading)
+            add_request_fields(context, reading)
         fresh = self._fresh(ranker)
         unset = {
             slot.feature: Column.absent(slot.dtype, 1, is_list=slot.is_list, status=FieldStatus.NULL_VALUE)
@@ -207,9 +207,9 @@ class _Preparation:
         slots: dict[str, Slot] = {}
         for spec in inputs:
             if spec.source == "entity":
-                _check_key(spec, self.user_key)
+                check_key(spec, self.user_key)
             elif spec.source == "request":
-                _add_request_slot(slots, spec)
+                add_request_slot(slots, spec)
             elif spec.side is Side.CONTEXT:
                 raise InvalidSignature(
                     f"{spec.feature} is of side context, but context is what the caller says: use request:<name>",
@@ -217,14 +217,14 @@ class _Preparation:
                 )
             else:
                 slots[spec.feature] = self._stored(spec.feature, services[spec.feature])
-                _check_fit(slots[spec.feature], spec)
+                check_fit(slots[spec.feature], spec)
         for reference in (*self.settings.seen, *histories):
             slot = slots[reference] = self._stored(reference)
             if not slot.is_list or slot.dtype is not self.item_key.dtype:
                 what = "seen feature" if reference in self.settings.seen else "history"
                 raise InvalidRepository(
                     f"recommender {self.name!r}: {what} {reference} must be a list of item ids, "
-                    f"{self.item_key.dtype.value}; it is a {_shape(slot)} of {slot.dtype.value}",
+                    f"{self.item_key.dtype.value}; it is a {shape_of(slot)} of {slot.dtype.value}",
                     field=reference,
                 )
         return slots
@@ -244,9 +244,9 @@ class _Preparation:
         snapshot = self.bundle.snapshot
         for spec in inputs:
             if spec.source == "entity":
-                _check_key(spec, self.item_key)
+                check_key(spec, self.item_key)
             elif spec.source == "request":
-                _add_request_slot(slots, spec)
+                add_request_slot(slots, spec)
             elif spec.feature not in snapshot.references:
                 raise CorruptArtifact(
                     f"the ranker of {self.name!r} takes {spec.feature}, which the snapshot of bundle {self.bundle.id} "
@@ -255,9 +255,9 @@ class _Preparation:
             else:
                 slot = Slot(spec.feature, snapshot.dtype(spec.feature), snapshot.is_list(spec.feature))
                 slots[spec.feature] = slot
-                _check_fit(slot, spec)
+                check_fit(slot, spec)
             if spec.feature in _HANDED_OVER:
-                _check_fit(Slot(spec.feature, _HANDED_OVER[spec.feature], False), spec)
+                check_fit(Slot(spec.feature, _HANDED_OVER[spec.feature], False), spec)
         return slots
 
     def _readings(
@@ -305,39 +305,3 @@ class _Preparation:
         )
         about_user = about_user or references
         return Reading(OnlineReader(self.repo, plan), user_reader(self.repo, plan), absent, inputs, about_user)
-
-
-def _add_request_fields(slots: dict[str, Slot], reading: Reading) -> None:
-    """What on-demand views take from the request is given like the models' own `request:` inputs."""
-    for name, field in reading.reader.plan.request_fields.items():
-        slot = slots.setdefault(name, Slot(f"request:{name}", field.kind.dtype, field.kind.is_list))
-        if slot.dtype is not field.kind.dtype or slot.is_list is not field.kind.is_list:
-            raise InvalidRepository(
-                f"on-demand feature view {field.view!r} takes {name!r} from the request as another type than "
-                f"{slot.feature} ({_shape(slot)} of {slot.dtype.value}); rename one of them",
-                field=name,
-            )
-
-
-def _add_request_slot(slots: dict[str, Slot], spec: Input) -> None:
-    name = spec.feature.partition(":")[2]
-    slot = slots.setdefault(name, Slot(spec.feature, spec.dtype, spec.is_list))
-    _check_fit(slot, spec)
-
-
-def _check_key(spec: Input, key: EntityKey) -> None:
-    if spec.feature != f"entity:{key.join_key}":
-        raise InvalidSignature(
-            f"input {spec.name!r} takes {spec.feature}, but the {spec.side.value}'s join key is {key.join_key}",
-            field=spec.name,
-        )
-    _check_fit(Slot(spec.feature, key.dtype, False), spec)
-
-
-def _check_fit(slot: Slot, spec: Input) -> None:
-    """Raises what a request would raise: InvalidSignature that names feature and input."""
-    to_tensor(Column.absent(slot.dtype, 0, is_list=slot.is_list), spec)
-
-
-def _shape(slot: Slot) -> str:
-    return "list" if slot.is_list else "scalar"

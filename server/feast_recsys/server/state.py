@@ -15,9 +15,9 @@ from feast_recsys.features.reader import OnlineReader
 from feast_recsys.features.repo import EntityKey
 from feast_recsys.features.settings import Recommender
 from feast_recsys.server.ranking import Ranker
-from feast_recsys.server.reads import Reading
 from feast_recsys.server.requests import Reranking
 from feast_recsys.server.sources import Source
+from feast_recsys.server.users import Reading
 
 
 class Need(NamedTuple):

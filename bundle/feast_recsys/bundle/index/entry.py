@@ -60,6 +60,8 @@ class IndexEntry:
         measured: What was measured of `spec`; None if nothing was.
         curve: Everything that was measured, in the order of time.
         switching: Which way a filtered search goes; None for exact search.
+        segments: Folder of what leads from the items that the index was built of to those of now, see `segments`; None
+            if these are the same.
     """
 
     spec: IndexSpec
@@ -73,6 +75,7 @@ class IndexEntry:
     measured: Measurement | None = None
     curve: tuple[Measurement, ...] = ()
     switching: Switching | None = None
+    segments: str | None = None
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> IndexEntry:

@@ -29,8 +29,8 @@ from feast_recsys.bundle.index.rescoring import rescored
 from feast_recsys.bundle.index.scratch import Scratch
 from feast_recsys.bundle.index.spec import IndexSpec
 
-SMALL = 1 / 16
-"""b as a share of M: small, so that |q| b^2 / 2M vanishes beside inner products."""
+SMALL = 2.0**-16
+"""b as a share of M: so small that |q| b^2 / 2M is lost in all inner products but those near zero."""
 
 # Passing rows, and excluded ones, that are looked at to learn where all of them lie.
 _SAMPLED_PASSING, _SAMPLED_EXCLUDED = 65_536, 1_024
@@ -51,7 +51,7 @@ class IvfIndex:
         vectors: [n, d] float32, mapped: what scores are computed with where codes are not exact.
         searcher: FAISS's index over [n, at least d + 2].
         lists: [n] int32, the list of each item.
-        length: M, the greatest length of an item.
+        last: b, the last number of each item.
         probing: The centroids and sizes of the lists, and how many to look at.
         scratch: Memory for searches.
     """
@@ -60,7 +60,7 @@ class IvfIndex:
     vectors: Vectors
     searcher: Any
     lists: npt.NDArray[np.int32]
-    length: float
+    last: np.float32
     probing: Probing
     scratch: Scratch
     _passing_by_filter: WeakKeyDictionary[Allowed, Counts] = field(default_factory=WeakKeyDictionary, repr=False)
@@ -93,7 +93,7 @@ class IvfIndex:
                 found[n], exact[n] = self._one(query, m, allow)
         return found, exact
 
-    def search_lists(self, query: Query, m: int, allow: Allowed, looked: Looked) -> Found | None:
+    def search_lists(self, query: Query, m: int, allow: Allowed, looked: Looked, deep: int = 0) -> Found | None:
         """The m best of what is allowed in some lists.
 
         Args:
@@ -101,12 +101,15 @@ class IvfIndex:
             m: Number of items.
             allow: What may come back.
             looked: The lists.
+            deep: How deep these items may lie among what the filter lets pass, if deeper than m. The deeper, the more
+                have nearly the same score, so that more codes are compared exactly.
 
         Returns:
             rows [m] and scores [m]; None if the lists hold fewer.
         """
-        scratch, w, bits, pointer = self.scratch, self._asked_for(m), allow.bits, faiss().swig_ptr
-        wide, parameters = self.extended(query), scratch.filtered
+        scratch, bits, pointer = self.scratch, allow.bits, faiss().swig_ptr
+        w = self._asked_for(m, deep)
+        parameters, last = scratch.filtered, self.extended(query)[-1]
         scores, rows, to_scores, to_rows = scratch.room(w)
         scratch.allow(bits)
         parameters.nprobe = len(looked.keys)
@@ -114,24 +117,24 @@ class IvfIndex:
         self.searcher.search_preassigned_c(
             1, scratch.query_pointer, w, keys, nearness, to_scores, to_rows, False, parameters
         )
-        return self._finished(query, wide[-1], rows[:w], scores, m)
+        return self._finished(query, last, rows[:w], scores, m)
 
     def extended(self, query: Query) -> Query:
         """[w] a query as FAISS is asked, which the thread's next call overwrites."""
         wide = self.scratch.query
         wide[: len(query)] = query
-        wide[-1] = SMALL / 2 * sqrt(query @ query)
+        wide[-1] = SMALL / 2 * sqrt(query.dot(query))
         return wide
 
     @property
     def _exact(self) -> ExactIndex:
         return ExactIndex(self.vectors)
 
-    def _asked_for(self, m: int) -> int:
+    def _asked_for(self, m: int, deep: int = 0) -> int:
         """How many items to ask FAISS for."""
         if self.spec.kind == "ivf_flat":
             return m
-        return min(ceil(max(m, _FEWEST_CODES) * self.spec.search["widening"]), self.probing.n)
+        return min(ceil(max(m, deep, _FEWEST_CODES) * self.spec.search["widening"]), self.probing.n)
 
     def _one(self, query: Query, m: int, allow: Allowed | None) -> Found:
         found = self._among_all(query, m) if allow is None else self._among_allowed(query, m, allow)
@@ -144,7 +147,7 @@ class IvfIndex:
         probes = self.probing.probes_for(m)
         if probes is None:
             return None
-        scratch, w, wide = self.scratch, self._asked_for(m), self.extended(query)
+        scratch, w, last = self.scratch, self._asked_for(m), self.extended(query)[-1]
         scores, rows, to_scores, to_rows = scratch.room(w)
         parameters = None
         if probes != self.probing.probes:
@@ -152,7 +155,7 @@ class IvfIndex:
             parameters.nprobe = probes
         # The method without _c checks and copies first, for 8 us a call.
         self.searcher.search_c(1, scratch.query_pointer, w, to_scores, to_rows, parameters)
-        return self._finished(query, wide[-1], rows[:w], scores, m)
+        return self._finished(query, last, rows[:w], scores, m)
 
     def _among_allowed(self, query: Query, m: int, allow: Allowed) -> Found | None:
         nearness, passing = self.probing.nearness(self.extended(query)), self._passing(allow)
@@ -162,7 +165,7 @@ class IvfIndex:
             deeper = m + self._displacing(query, found[1][-1], allow.excluded)
             wider = self.probing.choose(nearness, deeper, allow.most, passing) if deeper > m else looked
             if wider is None or len(wider.keys) > len(looked.keys):
-                found = wider and self.search_lists(query, m, allow, wider)
+                found = wider and self.search_lists(query, m, allow, wider, deeper)
         return found
 
     def _displacing(self, query: Query, worst: np.float32, excluded: Rows) -> int:
@@ -181,7 +184,7 @@ class IvfIndex:
             return None
         if self.spec.kind != "ivf_flat":
             return rescored(self.vectors, query, rows if rows[-1] >= 0 else rows[rows >= 0], m)
-        rows, scores = rows.copy(), scores[:m] - np.float32(SMALL * self.length) * last
+        rows, scores = rows.copy(), scores[:m] - self.last * last
         if np.count_nonzero(scores[1:] == scores[:-1]):
             order = np.lexsort((rows, -scores))
             return rows[order], scores[order]

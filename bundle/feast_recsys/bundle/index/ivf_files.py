@@ -24,6 +24,7 @@ INDEX_FILE, LISTS_FILE, FACTS_FILE = "index.faiss", "lists.npy", "facts.json"
 
 _SAMPLE_PER_LIST = 64
 _ROUNDS = 10
+_CODES = 16  # of each part of a product code: no fewer items can be learnt from
 _FEWEST = 39  # items of a list, on average
 _ADDED = 65_536  # items that are widened at a time
 
@@ -59,7 +60,7 @@ def build_ivf(
     folder.mkdir(parents=True, exist_ok=True)
     library.write_index(searcher, str(folder / INDEX_FILE))
     np.save(folder / LISTS_FILE, assigned, allow_pickle=False)
-    (folder / FACTS_FILE).write_text(json.dumps({"length": length}) + "\n", encoding="utf-8")
+    (folder / FACTS_FILE).write_text(json.dumps({"last": SMALL * length}) + "\n", encoding="utf-8")
 
 
 def open_ivf(spec: IndexSpec, folder: Path, vectors: Vectors, switching: Switching | None) -> IvfIndex:
@@ -72,8 +73,8 @@ def open_ivf(spec: IndexSpec, folder: Path, vectors: Vectors, switching: Switchi
     try:
         searcher = library.read_index(str(path), library.IO_FLAG_MMAP | library.IO_FLAG_READ_ONLY)
         lists = np.load(folder / LISTS_FILE, mmap_mode="r", allow_pickle=False)
-        length = float(json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))["length"])
-    except (RuntimeError, OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        last = np.float32(json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))["last"])
+    except (RuntimeError, OSError, ValueError, EOFError, KeyError, TypeError) as error:
         raise CorruptArtifact(f"{folder} holds no index that can be read: {error}") from error
     if not isinstance(searcher, library.IndexIVF):
         raise CorruptArtifact(f"{path} holds {type(searcher).__name__}, not inverted lists")
@@ -89,7 +90,7 @@ def open_ivf(spec: IndexSpec, folder: Path, vectors: Vectors, switching: Switchi
     sizes = np.bincount(lists, minlength=searcher.nlist)
     plan = switching or unmeasured(100, probes, searcher.nlist)
     probing = Probing(centroids, sizes, n, probes, plan)
-    return IvfIndex(spec, vectors, searcher, np.asarray(lists), length, probing, Scratch(width))
+    return IvfIndex(spec, vectors, searcher, np.asarray(lists), last, probing, Scratch(width))
 
 
 def lists_for(n: int, wanted: int) -> int:
@@ -114,6 +115,8 @@ def _trained(kind: str, equal: Vectors, length: float, lists: int, width: int) -
     quantizer.add(_widened(centroids, -0.5 / small * np.einsum("ij,ij->i", centroids, centroids), width))
     searcher = _empty(kind, quantizer, width, lists)
     sample = equal[:: max(len(equal) // (_SAMPLE_PER_LIST * lists), 1)]
+    if len(sample) < _CODES:
+        sample = np.resize(sample, (_CODES, equal.shape[1]))
     searcher.train(_widened(sample, small, width))
     return searcher
 
@@ -143,6 +146,7 @@ def _empty(kind: str, quantizer: Any, width: int, lists: int) -> Any:
         return library.IndexIVFScalarQuantizer(quantizer, width, lists, eight, metric, False)
     searcher = library.IndexIVFPQFastScan(quantizer, width, lists, width // 2, 4, metric)
     searcher.by_residual = False
+    searcher.pq.cp.min_points_per_centroid = 1  # or it warns on the standard error
     return searcher
 
 

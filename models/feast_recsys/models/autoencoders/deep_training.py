@@ -136,6 +136,6 @@ def _start(
     with torch.no_grad():
         query.scale.copy_(torch.tensor([ratings.min(), ratings.max()]))
         query.middle.fill_(middle)
-        query.usual.fill_(len(ratings) / max(np.count_nonzero(histories.lengths), 1))
+        query.usual.fill_(len(ratings) / max(int(np.count_nonzero(histories.lengths)), 1))
         query.offsets.copy_(torch.from_numpy(offsets))
         last.bias.copy_(torch.from_numpy(offsets[1:]))

@@ -124,10 +124,11 @@ def sampled_softmax(
     if own is not None:
         positive = positive - own
     # Not -inf: the gradient of a sum over nothing but -inf is NaN.
-    logits = _full(queries @ vectors.T) / temperature - columns.log_expected  # [Q, C]
+    # The [Q, C] matrix is most of a step's time: what follows works in place, and the smaller matrix is scaled.
+    logits = _full((queries / temperature) @ vectors.T).sub_(columns.log_expected)
     nothing = torch.finfo(logits.dtype).min
     row, column = _hits(owners, targets, columns.items)
-    logits = logits.index_put((row, column), logits.new_tensor(nothing))
+    logits.index_put_((row, column), logits.new_tensor(nothing))
     if hard is not None:
         certain = _full(torch.einsum("qd,qhd->qh", queries, hard)) / temperature
         logits = torch.cat([logits, certain], dim=-1)

@@ -195,7 +195,7 @@ class ItemEncoder(nn.Module):
 
     @torch.no_grad()
     def settle(self) -> None:
-        """After training. Where ids are never hidden nothing taught the bias of an unknown item: it is the least then."""
+        """After training: an unknown item, whose bias nothing taught if ids are never hidden, has the least one."""
         if self.biases is not None and not self.id_dropout:
             weight = self.biases.weight
             weight[0] = weight[1:].min() if len(weight) > 1 else 0.0
