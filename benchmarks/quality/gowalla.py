@@ -41,8 +41,8 @@ VARIANTS = {
     "bias": BIASED,
     "bias; 1024 + 1024 negatives": replace(BIASED, uniform=1024, popular=1024),
     "bias; 2048 + 2048 negatives": MORE,
+    "bias; 128 wide": replace(BIASED, dimension=128),
 }
-WIDE = 128
 CHOICE = "gowalla_choice"
 CUTS = (20, 50)
 METRICS = ("recall@20", "recall@50", "ndcg@20", "hit_rate@20")
@@ -127,7 +127,7 @@ def study(options: Options) -> Study:
             "popularity": popularity(data),
             "two-tower without logQ": two_tower(data, replace(config, correction="none")),
             "two-tower (no bias; 512 + 512 negatives)": two_tower(data, BASE),
-            "two-tower (128 wide)": two_tower(data, replace(config, dimension=WIDE)),
+            "two-tower (64 wide; 2048 + 2048 negatives)": two_tower(data, MORE),
             "two-tower": two_tower(data, config),
         },
         METRICS,

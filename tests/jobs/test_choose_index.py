@@ -87,12 +87,13 @@ def test_an_entry_survives_json(chosen):
 def test_a_choice_holds_as_long_as_it_reaches_the_recall(tmp_path, world, chosen):
     _, settings, entry, _ = chosen
     heard = []
-    again = choosing(tmp_path, world, settings, heard).choose(lambda: world[1], entry)
+    carried_on = replace(entry, segments="segments/things")
+    again = choosing(tmp_path, world, settings, heard).choose(lambda: world[1], carried_on)
     assert heard == []  # one build, no candidates
     assert again.spec == entry.spec
     assert again.why == "as before: it still reaches the recall"
     assert [p.spec for p in again.curve] == [p.spec for p in entry.curve]
-    assert again.switching == entry.switching
+    assert (again.switching, again.segments) == (entry.switching, None)
     assert any((tmp_path / again.folder).iterdir())
 
 

@@ -68,8 +68,8 @@ def query_of(encoders: Encoders) -> DeepAutoencoderQuery:
         {"tied": True},
         {"refeeding": True},
         {"activation": "selu", "activate_last": True},
-        {"normalise": False, "presence": False},
-        {"presence": False, "damping": 0.0},
+        {"normalise": True, "presence": True},
+        {"normalise": True, "damping": 0.0},
         {"centring": "none", "layers": (12,), "activation": "sigmoid"},
         {"centring": "global"},
         {"centring": "user", "tied": True, "refeeding": True},
@@ -110,7 +110,9 @@ def test_what_is_taken_off_follows_from_the_ratings(centring: Centring) -> None:
 
 def test_the_loss_is_over_observed_ratings_only() -> None:
     histories = two_tastes()
-    config = replace(CONFIG, input_dropout=0.0, code_dropout=0.0, learning_rate=0.0, weight_decay=0.0)
+    config = replace(
+        CONFIG, normalise=True, presence=True, input_dropout=0.0, code_dropout=0.0, learning_rate=0.0, weight_decay=0.0
+    )
     encoders, course = fit_deep_autoencoder(histories, config, Run(), epochs=1)
     query = query_of(encoders)
     rows, ratings = histories.padded(np.arange(40))
@@ -254,7 +256,7 @@ class _Item(nn.Module):
 
 
 def test_what_is_served_is_exported(tmp_path: Path) -> None:
-    encoders, _ = fitted(tied=True)
+    encoders, _ = fitted(tied=True, normalise=True, presence=True)
     keys = Vocabulary(tuple(range(100, 100 + N)))
     history = Input("history", "user:items", Side.USER, DType.INT64, max_length=7, vocabulary="items.json")
     ratings = Input("ratings", "user:ratings", Side.USER, DType.FLOAT32, max_length=7, pad=0.0, default=0.0)

@@ -181,7 +181,7 @@ class Choosing:
             return None
         newer = {str(now.spec): now for now in trials.points}
         curve = tuple(newer.get(str(then.spec), then) for then in before.curve)
-        return self._built(trials, replace(before, measured=point, curve=curve, why=_STAYS), queries)
+        return self._built(trials, replace(before, measured=point, curve=curve, why=_STAYS, segments=None), queries)
 
     def _measured(
         self, settings: MeasuredIndex, before: IndexEntry | None, trials: Trials, queries: Queries

@@ -67,7 +67,7 @@ class Listing:
 Way: TypeAlias = "Nearest | Alike | Listing"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Source:
     """A source of a recommender, ready to be asked.
 

@@ -54,7 +54,7 @@ class IndexEntry:
         why: Why this one, in a few words.
         recall: What it was to reach.
         k: Number of items at which recall was measured.
-        items: Number of items that it was measured with.
+        items: Number of items among which it was chosen.
         queries: Number of different queries; 0 if nothing was measured.
         asked: Whose queries these were, in a few words; empty if nothing was measured.
         measured: What was measured of `spec`; None if nothing was.

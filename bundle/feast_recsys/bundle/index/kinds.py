@@ -30,7 +30,7 @@ def build_index(
         spec: Which.
         vectors: [n, d] float32, finite.
         folder: Where; made if it is not there. Exact search, and an index of nothing, have no files.
-        progress: Called with steps done and their total.
+        progress: Called with items done and their number.
 
     Raises:
         InvalidSettings: its library is not installed; names the extra.
@@ -38,9 +38,7 @@ def build_index(
     folder.mkdir(parents=True, exist_ok=True)
     if spec.kind != "exact" and len(vectors):
         build = build_hnsw if spec.kind == "hnsw" else build_ivf
-        build(spec, vectors, folder)
-    if progress is not None:
-        progress(1, 1)
+        build(spec, vectors, folder, progress=progress)
 
 
 def open_index(spec: IndexSpec, folder: Path, vectors: Vectors, switching: Switching | None = None) -> Index:

@@ -14,6 +14,9 @@ from feast_recsys.bundle.index.switching import Switching
 
 Counts = npt.NDArray[np.int64]
 
+# What is wanted of the items that pass a filter lies this much deeper than on average where few of the near ones pass.
+_MARGIN = 1.2
+
 _FIRST = 4  # times the lists of an unfiltered search, at most, are looked at first to see what passes there
 
 
@@ -72,7 +75,7 @@ class Probing:
         Returns:
             None where exact search over what is allowed is quicker.
         """
-        likely = self.switching.effort(wanted if passing is None else wanted * self.n / max(most, 1))
+        likely = self.switching.effort(wanted if passing is None else _MARGIN * wanted * self.n / max(most, 1))
         if passing is None:
             effort = likely
             keys = _largest(nearness, self._bounded(effort or 0))
@@ -103,7 +106,8 @@ class Probing:
     def _effort(self, keys: Rows, wanted: int, passing: Counts) -> int | None:
         """How many lists it takes if as much passes everywhere as in some; None if it is too much."""
         let = int(np.add.reduce(passing.take(keys)))
-        return self.switching.effort(wanted * float(np.add.reduce(self.sizes.take(keys))) / let) if let else None
+        held = int(np.add.reduce(self.sizes.take(keys)))
+        return self.switching.effort(_MARGIN * wanted * held / let) if let else None
 
     def _slow(self, probes: int, most: int) -> bool:
         """Whether exact search over so many items takes no more than a search of so many lists."""

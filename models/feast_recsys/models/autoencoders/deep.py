@@ -53,21 +53,21 @@ class DeepAutoencoderConfig:
         epochs, patience: At most so many; training stops after `patience` epochs without a gain, 0 never.
     """
 
-    layers: tuple[int, ...] = (256,)
-    activation: Activation = "tanh"
+    layers: tuple[int, ...] = (256, 128, 256)
+    activation: Activation = "elu"
     activate_last: bool = False
     tied: bool = False
     refeeding: bool = False
     centring: Centring = "baseline"
     damping: float = 10.0
-    normalise: bool = True
-    presence: bool = True
+    normalise: bool = False
+    presence: bool = False
     input_dropout: float = 0.7
     code_dropout: float = 0.8
     learning_rate: float = 1e-3
-    weight_decay: float = 6.0
+    weight_decay: float = 3.0
     batch: int = 64
-    epochs: int = 60
+    epochs: int = 40
     patience: int = 10
 
 
