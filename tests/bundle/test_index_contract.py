@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,14 @@ SPECS = [
     spec_of("ivf_sq8", {"lists": 30, "probes": 10}),
     spec_of("ivf_pq", {"lists": 30, "probes": 10, "widening": 10.0}),
     spec_of("hnsw", {"links": 16, "building": 60, "breadth": 200}),
+    spec_of("scann", {"leaves": 30, "leaves_searched": 15, "widening": 5.0}),
 ]
-each_kind = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.kind)
+
+# ScaNN is an extra that `dev` leaves out.
+MARKS = {"scann": pytest.mark.skipif(find_spec("scann") is None, reason="needs feast-recsys[scann]")}
+each_kind = pytest.mark.parametrize(
+    "spec", [pytest.param(spec, id=spec.kind, marks=MARKS.get(spec.kind, ())) for spec in SPECS]
+)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, ClassVar, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
@@ -58,7 +58,6 @@ class FixedIndex(_Measure):
 
     # The parameters depend on the kind; its own check names a wrong one.
     model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
-    OWN: ClassVar[tuple[str, ...]] = ("kind", "recall", "k", "sample", "compaction")
 
     kind: str
     """Kind of index."""

@@ -18,8 +18,10 @@ from feast_recsys.bundle.manifest import RecommenderEntry
 from feast_recsys.bundle.snapshot import UNKNOWN_ROW
 from feast_recsys.features.index_settings import FixedIndex, MeasuredIndex
 from feast_recsys.features.repo import Repo
+from feast_recsys.jobs.choose_index import needs_nothing
 from feast_recsys.jobs.embed import Rows, Vectors
 from feast_recsys.jobs.previous import Previous
+from feast_recsys.jobs.queries import FEWEST
 from feast_recsys.jobs.sources import entries_by_name, recommender_of
 
 SEGMENTS = "segments"
@@ -48,7 +50,7 @@ def carry_indexes(
     for name, matrix in vectors.items():
         settings = repo.settings.recommenders[recommender_of(name)].retrieval.index
         entry = before.get(name)
-        if entry is None or entry.index is None or entry.index.folder is None or not _wanted(settings, entry.index):
+        if entry is None or entry.index is None or entry.index.folder is None or not _wanted(settings, entry.index, len(ids)):
             continue
         segments = _carried(previous, there, name, entry, ids, matrix)
         if segments.share > settings.compaction:
@@ -102,13 +104,15 @@ def _carried(
     return _Carried(base, np.where(rows == TOMBSTONE, TOMBSTONE, now[rows]), len(ids))
 
 
-def _wanted(settings: MeasuredIndex | FixedIndex, entry: IndexEntry) -> bool:
-    """Whether an index answers to the settings of now."""
+def _wanted(settings: MeasuredIndex | FixedIndex, entry: IndexEntry, n: int) -> bool:
+    """Whether an index answers to the settings of now. One that was fixed may not have been worth choosing."""
     if entry.spec.kind == EXACT or (settings.recall, settings.k) != (entry.recall, entry.k):
         return False
     if isinstance(settings, FixedIndex):
         return settings.spec() == entry.spec
-    return entry.measured is not None and (entry.spec.kind in settings.kinds or not settings.kinds)
+    if needs_nothing(settings, n) or entry.measured is None or entry.queries < FEWEST:
+        return False
+    return entry.measured.reaches(settings.recall) and (entry.spec.kind in settings.kinds or not settings.kinds)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -12,108 +12,53 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from feast_recsys.bundle.errors import CorruptArtifact
-from feast_recsys.bundle.index.allowed import Allowed, Without
-from feast_recsys.bundle.index.exact import ExactIndex
-from feast_recsys.bundle.index.library import all_cores, faiss, one_thread
+from feast_recsys.bundle.index.library import all_cores, faiss
+from feast_recsys.bundle.index.overfetching import OverfetchingIndex
 from feast_recsys.bundle.index.protocol import Rows, Vectors
 from feast_recsys.bundle.index.reduction import of_equal_length
-from feast_recsys.bundle.index.rescoring import rescored
 from feast_recsys.bundle.index.spec import IndexSpec
 
 GRAPH_FILE = "graph.faiss"
 
 _ADDED = 16_384  # items that are added between two reports of progress
+_STEP = 1_000.0  # nanoseconds of a step of the search
+_MEASURED = 100  # items that the wanted breadth is for
 
-# Nanoseconds of a step of the search in a graph, and of an item that exact search gathers or scores. Measured on
-# 100,000 and 1,000,000 vectors of 64 numbers, one thread; only their ratios matter.
-_STEP, _GATHERED, _SCORED = 1_000.0, 8.0, 8.0
+# How breadth grows with the number of items that are to be found as well.
+_GROWTH = 0.75
 
 
 @dataclass(frozen=True)
-class HnswIndex:
-    """An opened graph.
-
-    A search that may not return everything asks for more items, and drops those that must not come back: inside the
-    graph, a filter would cut the ways that lead to what passes. Where few may come back, exact search over them takes
-    less time.
+class HnswIndex(OverfetchingIndex):
+    """An opened graph. A filter inside it would cut the ways that lead to what passes.
 
     Attributes:
-        spec: How it is built and searched.
-        vectors: [n, d] float32, mapped: what scores are computed with.
         searcher: FAISS's index over [n, d + 1].
     """
 
-    spec: IndexSpec
-    vectors: Vectors
     searcher: Any
 
-    @property
-    def dimension(self) -> int:
-        """See Index.dimension."""
-        return int(self.vectors.shape[1])
-
-    def __len__(self) -> int:
-        return int(self.vectors.shape[0])
-
-    def vectors_of(self, rows: Rows) -> Vectors:
-        """See Index.vectors_of."""
-        return np.asarray(self.vectors.take(rows, axis=0))
-
-    def search(self, queries: Vectors, k: int, allow: Allowed | None = None) -> tuple[Rows, Vectors]:
-        """See Index.search."""
-        m = min(k, len(self)) if allow is None else allow.up_to(min(k, len(self)))
-        found = np.empty((len(queries), m), np.int64)
-        scores = np.empty((len(queries), m), np.float32)
-        if m:
-            for n in range(len(queries)):
-                found[n], scores[n] = self._one(queries[n : n + 1], m, allow)
-        return found, scores
-
-    def _one(self, query: Vectors, m: int, allow: Allowed | None) -> tuple[Rows, Vectors]:
-        for depth in [m] if allow is None else self._depths(m, allow):
-            rows = self.nearest(query, depth)
-            if allow is not None:
-                rows = rows[allow.mask.take(rows)]
-            if len(rows) >= m:
-                return rescored(self.vectors, query[0], rows, m)
-        rows, scores = ExactIndex(self.vectors).search(query, m, allow)
-        return rows[0], scores[0]
-
-    def _depths(self, m: int, allow: Allowed) -> list[int]:
-        """How many items to ask for, and how many if that was too few, as long as exact search takes no less time."""
-        n = len(self)
-        excluded = len(allow.excluded) if isinstance(allow, Without) else 0
-        share = allow.most / n
-        exact = min(_GATHERED * allow.most, _SCORED * n)
-        # What a request excludes may be the very best items, or lie anywhere.
-        hopeful = m / share + min(excluded, m)
-        careful = 1.5 * m / share + excluded
-        return [
-            round(depth)
-            for depth in (hopeful, careful)
-            if depth <= n and _STEP * self._breadth(depth, m) < exact
-        ]  # fmt: skip
-
-    def _breadth(self, depth: float, m: int) -> float:
-        """The breadth that finds so many as well as the wanted breadth finds m."""
-        wanted: float = self.spec.search["breadth"] * max(depth / m, 1.0) ** 0.75
-        return max(wanted, depth)
-
-    def nearest(self, query: Vectors, depth: int, breadth: int | None = None) -> Rows:
-        """At most `depth` rows for one query [1, d], the best first as far as the graph knows."""
+    def nearest(self, query: npt.NDArray[np.float32], depth: int) -> Rows:
+        """See OverfetchingIndex.nearest."""
         library = faiss()
-        wide = np.zeros((1, self.searcher.d), np.float32)
-        wide[:, : self.dimension] = query
-        distances, rows = np.empty((1, depth), np.float32), np.empty((1, depth), np.int64)
-        wanted = breadth or round(self._breadth(depth, min(depth, 100)))
+        wide = np.zeros(self.searcher.d, np.float32)
+        wide[: len(query)] = query
+        distances, rows = np.empty(depth, np.float32), np.empty(depth, np.int64)
         pointer, parameters = library.swig_ptr, library.SearchParametersHNSW()
-        parameters.efSearch = wanted
-        one_thread()
+        parameters.efSearch = self._breadth(depth)
         self.searcher.search_c(1, pointer(wide), depth, pointer(distances), pointer(rows), parameters)
-        found: Rows = rows[0]
-        return found if found[-1] >= 0 else found[found >= 0]
+        return rows if rows[-1] >= 0 else rows[rows >= 0]
+
+    def nanoseconds(self, depth: int) -> float:
+        """See OverfetchingIndex.nanoseconds."""
+        return _STEP * self._breadth(depth)
+
+    def _breadth(self, depth: int) -> int:
+        wanted = float(self.spec.search["breadth"]) * pow(max(depth / _MEASURED, 1.0), _GROWTH)
+        return max(round(wanted), depth)
 
 
 def build_hnsw(

@@ -12,11 +12,13 @@ from feast_recsys.bundle.index.ivf import IvfIndex
 from feast_recsys.bundle.index.ivf_files import build_ivf, lists_for, open_ivf
 from feast_recsys.bundle.index.ivf_measuring import measure
 from feast_recsys.bundle.index.protocol import Index, Vectors
+from feast_recsys.bundle.index.scann import build_scann, open_scann
 from feast_recsys.bundle.index.spec import IndexSpec, spec_of
 from feast_recsys.bundle.index.switching import Switching
 
 _PROBES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _BREADTHS = (100, 200, 400, 800)
+_LEAVES = (10, 20, 40, 80, 160)
 _LARGE_GRAPH = 300_000
 """Items from which graphs are not among the candidates: they take minutes to build, and lists are faster."""
 
@@ -37,8 +39,13 @@ def build_index(
     """
     folder.mkdir(parents=True, exist_ok=True)
     if spec.kind != "exact" and len(vectors):
-        build = build_hnsw if spec.kind == "hnsw" else build_ivf
-        build(spec, vectors, folder, progress=progress)
+        if spec.kind == "scann":
+            build_scann(spec, vectors, folder)
+            if progress is not None:
+                progress(len(vectors), len(vectors))
+        else:
+            build = build_hnsw if spec.kind == "hnsw" else build_ivf
+            build(spec, vectors, folder, progress=progress)
 
 
 def open_index(spec: IndexSpec, folder: Path, vectors: Vectors, switching: Switching | None = None) -> Index:
@@ -58,6 +65,8 @@ def open_index(spec: IndexSpec, folder: Path, vectors: Vectors, switching: Switc
         return ExactIndex(vectors)
     if spec.kind == "hnsw":
         return open_hnsw(spec, folder, vectors)
+    if spec.kind == "scann":
+        return open_scann(spec, folder, vectors)
     return open_ivf(spec, folder, vectors, switching)
 
 
@@ -77,17 +86,24 @@ def measure_switching(index: Index, queries: Vectors, k: int, recall: float) -> 
 
 
 def candidates(n: int, dimension: int) -> list[IndexSpec]:
-    """What is worth measuring for n items, the cheapest search of each build first; none without FAISS."""
-    return list(_candidates(n)) if find_spec("faiss") is not None else []
+    """What is worth measuring for n items, the cheapest search of each build first; none without their libraries."""
+    found: list[IndexSpec] = []
+    if find_spec("faiss") is not None:
+        found += _lists(n)
+        if n <= _LARGE_GRAPH:
+            found += [spec_of("hnsw", {"links": 32, "breadth": breadth}) for breadth in _BREADTHS]
+    if find_spec("scann") is not None:
+        found += [spec_of("scann", {"leaves_searched": leaves}) for leaves in _LEAVES if leaves <= n**0.5]
+    return found
 
 
-def _candidates(n: int) -> Iterator[IndexSpec]:
-    for kind in ("ivf_sq8", "ivf_flat", "ivf_pq"):
+def _lists(n: int) -> Iterator[IndexSpec]:
+    """Few long lists and many short ones, since clusters may be of any size."""
+    for kind, widenings in (("ivf_sq8", (1.5,)), ("ivf_flat", (None,)), ("ivf_pq", (2.0, 6.0))):
         for share in (1, 4):
             lists = lists_for(n, round(share * n**0.5))
             for probes in _PROBES:
                 if probes <= lists // 2:
-                    yield spec_of(kind, {"lists": lists, "probes": probes})
-    if n <= _LARGE_GRAPH:
-        for breadth in _BREADTHS:
-            yield spec_of("hnsw", {"links": 32, "breadth": breadth})
+                    for widening in widenings:
+                        extra = {} if widening is None else {"widening": widening}
+                        yield spec_of(kind, {"lists": lists, "probes": probes, **extra})

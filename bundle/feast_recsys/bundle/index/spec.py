@@ -39,11 +39,16 @@ _PARAMETERS: Mapping[str, Mapping[str, Parameter]] = {
         "building": Parameter(100, 1, built=True),
         "breadth": Parameter(200, 1),
     },
+    "scann": {
+        "leaves": Parameter(0, 0, built=True),
+        "leaves_searched": Parameter(30, 1),
+        "widening": Parameter(2.0, 1.0),
+    },
 }
 
 KINDS = tuple(_PARAMETERS)
 """`exact`; inverted lists (`ivf_`) of vectors as they are, of 8 bits a number, or of product-quantized codes that are
-scanned fast, the latter two with exact scores for `widening` times as many items as are wanted; and `hnsw`."""
+scanned fast, the latter two with exact scores for `widening` times as many items as are wanted; `hnsw`; and `scann`."""
 
 
 @dataclass(frozen=True)
