@@ -123,9 +123,7 @@ def test_a_folder_with_files_of_other_columns_is_refused(tmp_path):
     repo = warehouse.build(tmp_path)
     path = tmp_path / "item_vectors/schema.parquet"
     pq.write_table(pq.read_table(path).append_column("model", pa.array([], pa.string())), path)
-    with pytest.raises(
-        InvalidRepository, match=r"has the columns sku, vector, event_timestamp, model; vectors need"
-    ):
+    with pytest.raises(InvalidRepository, match=r"has the columns sku, vector, event_timestamp, model; vectors need"):
         materialize(repo, as_of=AS_OF)
 
 

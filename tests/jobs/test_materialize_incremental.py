@@ -133,22 +133,19 @@ def test_an_index_with_too_many_changes_is_built_anew(tmp_path):
 
 def test_a_pushed_item_is_there_after_one_incremental_run(tmp_path):
     repo = warehouse.build(tmp_path, settings=settings())
-    # Feast appends only where the elements of lists have Arrow's old name.
-    path = tmp_path / "catalogue.parquet"
-    table = pq.read_table(path)
-    named = [pa.field(f.name, pa.list_(pa.field("item", f.type.value_type)) if pa.types.is_list(f.type) else f.type)
-             for f in table.schema]  # fmt: skip
-    pq.write_table(table.cast(pa.schema(named)), path)
     view = repo.store.get_feature_view("catalogue")
     push = PushSource(name="news", batch_source=view.batch_source)
     view.stream_source = push
     repo.store.apply([push, view])
     repo = open_repo(tmp_path)
     materialize(repo, as_of=AS_OF)
-    row = {name: [values[1]] for name, values in warehouse.ITEMS.items()}
-    pushed = pd.DataFrame({warehouse.ITEM_KEY: ["item-pushed"], **row, TIMESTAMP: [pd.Timestamp(AS_OF + HOUR)]})
-    repo.store.push("news", pushed, to=PushMode.ONLINE_AND_OFFLINE)
-    summary = materialize(repo, as_of=AS_OF + 2 * HOUR)
+    values = {name: [values[1]] for name, values in warehouse.ITEMS.items()}
+    pushed = pd.DataFrame({warehouse.ITEM_KEY: ["item-pushed"], **values, TIMESTAMP: [pd.Timestamp(AS_OF + HOUR)]})
+    repo.store.push("news", pushed, to=PushMode.ONLINE)
+    assert not materialize(repo, as_of=AS_OF + 2 * HOUR).published  # which items there are the offline store says
+    # Feast's own append to a Parquet file knows no lists of text as Arrow names them now.
+    add_rows(tmp_path, warehouse.catalogue_rows(["item-pushed"], AS_OF + HOUR, **values))
+    summary = materialize(repo, as_of=AS_OF + 3 * HOUR)
     assert counts(summary, "read catalogue")["read"] == 1
     bundle = bundle_of(repo)
     [at] = bundle.snapshot.rows(["item-pushed"])

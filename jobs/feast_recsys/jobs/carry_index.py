@@ -50,7 +50,9 @@ def carry_indexes(
     for name, matrix in vectors.items():
         settings = repo.settings.recommenders[recommender_of(name)].retrieval.index
         entry = before.get(name)
-        if entry is None or entry.index is None or entry.index.folder is None or not _wanted(settings, entry.index, len(ids)):
+        if entry is None or entry.index is None or entry.index.folder is None:
+            continue
+        if not _wanted(settings, entry.index, len(ids)):
             continue
         segments = _carried(previous, there, name, entry, ids, matrix)
         if segments.share > settings.compaction:

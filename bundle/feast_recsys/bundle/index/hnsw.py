@@ -57,7 +57,7 @@ class HnswIndex(OverfetchingIndex):
         return _STEP * self._breadth(depth)
 
     def _breadth(self, depth: int) -> int:
-        wanted = float(self.spec.search["breadth"]) * pow(max(depth / _MEASURED, 1.0), _GROWTH)
+        wanted: float = self.spec.search["breadth"] * max(depth / _MEASURED, 1.0) ** _GROWTH
         return max(round(wanted), depth)
 
 

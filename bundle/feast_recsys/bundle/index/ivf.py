@@ -33,8 +33,9 @@ SMALL = 2.0**-16
 """b as a share of M: so small that |q| b^2 / 2M is lost in all inner products but those near zero."""
 
 # Passing rows, and excluded ones, that are looked at to learn where all of them lie.
-_SAMPLED_PASSING, _SAMPLED_EXCLUDED = 65_536, 1_024
+_SAMPLED_PASSING, _SAMPLED_EXCLUDED = 65_536, 256
 
+_DISPLACING = 3  # see _displacing
 _FEWEST_CODES = 64
 """Codes are compared as if at least so many items were wanted: the few best are often not those of the best codes."""
 
@@ -158,12 +159,12 @@ class IvfIndex:
         return self._finished(query, last, rows[:w], scores, m)
 
     def _among_allowed(self, query: Query, m: int, allow: Allowed) -> Found | None:
-        nearness, passing = self.probing.nearness(self.extended(query)), self._passing(allow)
-        looked = self.probing.choose(nearness, m, allow.most, passing)
+        wide, passing = self.extended(query), self._passing(allow)
+        looked = self.probing.choose(wide, m, allow.most, passing)
         found = looked and self.search_lists(query, m, allow, looked)
         if looked and found and isinstance(allow, Without):
             deeper = m + self._displacing(query, found[1][-1], allow.excluded)
-            wider = self.probing.choose(nearness, deeper, allow.most, passing) if deeper > m else looked
+            wider = self.probing.choose(wide, deeper, allow.most, passing) if deeper > m else looked
             if wider is None or len(wider.keys) > len(looked.keys):
                 found = wider and self.search_lists(query, m, allow, wider, deeper)
         return found
@@ -171,12 +172,12 @@ class IvfIndex:
     def _displacing(self, query: Query, worst: np.float32, excluded: Rows) -> int:
         """By how much deeper than its rank among all items the worst that was found lies for what was left out.
 
-        Whoever asks may exclude the very items that are best, or any. Those that would have come before count twice:
-        a list is found less often the deeper its items lie, and effort is measured over all down to a depth.
+        Whoever asks may exclude the very items that are best, or any. Those that would have come before count
+        three times: the deeper an item, the less often it is found, and effort is measured over all down to a depth.
         """
         step = len(excluded) // _SAMPLED_EXCLUDED + 1
         before = np.count_nonzero(self.vectors.take(excluded[::step], axis=0) @ query > worst)
-        return 2 * step * int(before)
+        return _DISPLACING * step * int(before)
 
     def _finished(self, query: Query, last: np.float32, rows: Rows, scores: Vectors, m: int) -> Found | None:
         """What FAISS found, with exact scores and best first; None where it found too few."""

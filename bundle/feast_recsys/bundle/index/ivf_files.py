@@ -86,10 +86,9 @@ def open_ivf(spec: IndexSpec, folder: Path, vectors: Vectors, switching: Switchi
     _without_threads(library, searcher)
     probes = min(int(spec.search["probes"]), searcher.nlist)
     searcher.nprobe = probes
-    centroids = library.downcast_index(searcher.quantizer).reconstruct_n(0, searcher.nlist)
     sizes = np.bincount(lists, minlength=searcher.nlist)
     plan = switching or unmeasured(100, probes, searcher.nlist)
-    probing = Probing(centroids, sizes, n, probes, plan)
+    probing = Probing(searcher.quantizer, sizes, n, probes, plan)
     return IvfIndex(spec, vectors, searcher, np.asarray(lists), last, probing, Scratch(width))
 
 

@@ -20,6 +20,7 @@ _BLOCK = 8  # queries whose scores over all items are held at once
 _ASKED = 256  # queries that efforts are measured with
 _TIMED = 64  # queries that are timed
 _DEEPEST, _SHARE = 32_768, 0.1  # deeper, and for more of all items, exact search is quicker
+_FEW = 0.1  # share of the items that pass another filter that searches are timed with
 _GATHERED = 20_000  # rows that exact search is timed with
 
 
@@ -68,21 +69,27 @@ def _depths(k: int, n: int) -> list[int]:
     return depths
 
 
-def _costs(index: IvfIndex, queries: Vectors, k: int) -> tuple[float, float, float]:
-    """Nanoseconds of an item looked at, of one gathered, and of a filtered search that looks at nothing."""
+def _costs(index: IvfIndex, queries: Vectors, k: int) -> tuple[float, float, float, float]:
+    """Nanoseconds of an item looked at, more of one that passes, of one gathered, and of a search of nothing."""
     n, probing = len(index), index.probing
-    everything = Allowed(np.ones(n, np.bool_))
-    probes = sorted({max(probing.probes // 2, 1), min(4 * probing.probes, len(probing.sizes))})
-    points = [_cost(index, queries, min(k, n), several, everything) for several in probes]
-    (few, quick), (many, slow) = points[0], points[-1]
-    scanned = max((slow - quick) / max(many - few, 1.0), 0.05)
-    fixed = max(quick - scanned * few, 1_000.0)
+    random, m = np.random.default_rng(0), min(k, len(index))
+    everything, few = Allowed(np.ones(n, np.bool_)), Allowed(random.random(n) < _FEW)
+    low, high = max(probing.probes // 2, 1), min(4 * probing.probes, len(probing.sizes))
+    fixed, all_pass = _line(*(_cost(index, queries, m, probes, everything) for probes in (low, high)))
+    _, few_pass = _line(*(_cost(index, queries, m, probes, few) for probes in (low, high)))
+    compared = max((all_pass - few_pass) / (1.0 - _FEW), 0.0)
     mask = np.zeros(n, np.bool_)
-    mask[np.random.default_rng(0).permutation(n)[: max(min(n // 10, _GATHERED), 1)]] = True
+    mask[random.permutation(n)[: max(min(n // 10, _GATHERED), 1)]] = True
     some, exact = Allowed(mask), ExactIndex(index.vectors)
     some.rows.sum()  # once, as with a filter that is kept
     gathered = _median(lambda query: exact.search(query, k, some), queries) / some.count
-    return scanned, gathered, fixed
+    return max(all_pass - compared, 0.05), compared, gathered, max(fixed, 1_000.0)
+
+
+def _line(few: tuple[float, float], many: tuple[float, float]) -> tuple[float, float]:
+    """Height at zero and slope of the line through two points."""
+    slope = max((many[1] - few[1]) / max(many[0] - few[0], 1.0), 0.05)
+    return few[1] - slope * few[0], slope
 
 
 def _cost(index: IvfIndex, queries: Vectors, m: int, probes: int, allow: Allowed) -> tuple[float, float]:

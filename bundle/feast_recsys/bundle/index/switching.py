@@ -23,14 +23,16 @@ class Switching:
     Attributes:
         depths: Numbers of items, ascending.
         efforts: Parallel to `depths`: probes or breadth of a search that finds so many with the wanted recall.
-        scanned_ns: Nanoseconds for an item that the index looks at.
+        scanned_ns: Nanoseconds for an item that the index looks at, if only to find that it must not come back.
+        compared_ns: Nanoseconds for an item that may come back, in addition.
         gathered_ns: Nanoseconds for an item that exact search gathers and scores.
         fixed_ns: Nanoseconds of a filtered search of the index that looks at nothing.
     """
 
     depths: tuple[int, ...]
     efforts: tuple[int, ...]
-    scanned_ns: float = 1.5
+    scanned_ns: float = 1.0
+    compared_ns: float = 5.0
     gathered_ns: float = 20.0
     fixed_ns: float = 50_000.0
 
@@ -51,6 +53,7 @@ class Switching:
             "depths": list(self.depths),
             "efforts": list(self.efforts),
             "scanned_ns": round(self.scanned_ns, 3),
+            "compared_ns": round(self.compared_ns, 3),
             "gathered_ns": round(self.gathered_ns, 3),
             "fixed_ns": round(self.fixed_ns),
         }
@@ -61,7 +64,7 @@ class Switching:
         depths, efforts = tuple(map(int, document["depths"])), tuple(map(int, document["efforts"]))
         if len(depths) != len(efforts) or list(depths) != sorted(set(depths)):
             raise ValueError("depths must ascend, and efforts be parallel to them")
-        costs = (float(document[name]) for name in ("scanned_ns", "gathered_ns", "fixed_ns"))
+        costs = (float(document[name]) for name in ("scanned_ns", "compared_ns", "gathered_ns", "fixed_ns"))
         return cls(depths, efforts, *costs)
 
 
