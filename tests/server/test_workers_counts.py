@@ -154,6 +154,7 @@ def test_names_are_those_that_dashboards_know():
             "defaults",
             "degraded_replies",
             "store_failures",
+            "filters",
             "bundle_swaps",
             "bundle_failures",
             "plan_refresh_failures",

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from feast_recsys.bundle.columns import Array, Column
 from feast_recsys.bundle.errors import JobFailed
 from feast_recsys.bundle.item_columns import create_item_columns, to_rows
+from feast_recsys.bundle.lookup import UNKNOWN_ROW
 from feast_recsys.bundle.runtime import LoadedPart
 from feast_recsys.bundle.signature import Input
 from feast_recsys.bundle.tensors import optional, to_tensors
 
 BATCH = 1024
+
+
+@dataclass(frozen=True)
+class KnownColumns:
+    """What the same item part gave before.
+
+    Attributes:
+        columns: As `open_item_columns` gives them.
+        rows: [n] where each item is in them, UNKNOWN_ROW for items that are to be computed.
+    """
+
+    columns: Sequence[Array]
+    rows: npt.NDArray[np.int64]
 
 
 def write_item_columns(
@@ -24,6 +40,7 @@ def write_item_columns(
     columns: Mapping[str, Column],
     ids: Array,
     *,
+    known: KnownColumns | None = None,
     batch: int = BATCH,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
@@ -37,8 +54,9 @@ def write_item_columns(
         inputs: Inputs of the ranker; the part takes some of them.
         columns: By reference, n rows each; see `embed.with_key`.
         ids: [n] ids, for messages.
+        known: What need not be computed again; None computes all.
         batch: Items in one run.
-        progress: Called with the number of items done and n.
+        progress: Called with the number of items done and of those to compute.
 
     Returns:
         Bytes kept for one item.
@@ -49,8 +67,14 @@ def write_item_columns(
     taken = [optional(spec) for spec in inputs if spec.name in part.part.inputs]
     outputs = part.part.outputs
     kept = create_item_columns(folder, outputs, len(ids))
-    for start in range(0, len(ids), batch):
-        rows = np.arange(start, min(start + batch, len(ids)))
+    todo = np.arange(len(ids))
+    if known is not None:
+        todo = np.flatnonzero(known.rows == UNKNOWN_ROW)
+        there = np.flatnonzero(known.rows != UNKNOWN_ROW)
+        for column, old in zip(kept, known.columns, strict=True):
+            column[there] = old.take(known.rows[there], axis=0)
+    for start in range(0, len(todo), batch):
+        rows = todo[start : start + batch]
         tensors = to_tensors({spec.feature: columns[spec.feature].take(rows) for spec in taken}, taken)
         try:
             result = part.run(tensors)
@@ -67,7 +91,7 @@ def write_item_columns(
                 )
             _write(column, rows, to_rows(tensor, passed), part, ids)
         if progress is not None:
-            progress(int(rows[-1]) + 1, len(ids))
+            progress(min(start + batch, len(todo)), len(todo))
     for column in kept:
         if isinstance(column, np.memmap):
             column.flush()
@@ -81,4 +105,4 @@ def _write(column: Array, rows: Array, values: Array, part: LoadedPart, ids: Arr
             f"the item part {part.part.file} gave numbers that are not finite for items {', '.join(map(str, bad))}; "
             "clamp inputs inside forward()"
         )
-    column[rows[0] : rows[-1] + 1] = values
+    column[rows] = values

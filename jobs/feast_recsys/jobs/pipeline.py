@@ -247,7 +247,7 @@ class _Job:
     ) -> str:
         root = self.repo.resolve(self.repo.settings.bundles)
         staged = stage(root)
-        self._write_item_columns(staged, models, catalogue, key)
+        self._write_item_columns(staged, models, catalogue, key, previous)
         carried = self._carry_indexes(catalogue, vectors, previous, staged)
         indexes = choose_indexes(
             self.repo, models, vectors, staged, self.journal, mode=self.mode, as_of=self.as_of, carried=carried
@@ -297,18 +297,22 @@ class _Job:
             outcome.counts["carried"] = len(carried)
         return carried
 
-    def _write_item_columns(self, staged: Path, models: Models, catalogue: Catalogue, key: EntityKey) -> None:
+    def _write_item_columns(
+        self, staged: Path, models: Models, catalogue: Catalogue, key: EntityKey, previous: Previous | None
+    ) -> None:
         """Runs the item parts of split rankers, each model's once."""
         columns = with_key(catalogue.columns, key.join_key, catalogue.ids)
         for model in {m.name: m for m in models.values() if m.item_part is not None}.values():
             assert model.item_part is not None
             with self.journal.step(f"run item part of {model.name}") as outcome:
+                known = previous.item_columns(model, catalogue.known_rows) if previous is not None else None
                 width = write_item_columns(
                     staged / ITEM_COLUMNS / model.name, model.item_part, model.signature.graphs[Role.RANKER].inputs,
-                    columns, catalogue.ids, progress=self.journal.progress,
+                    columns, catalogue.ids, known=known, progress=self.journal.progress,
                 )  # fmt: skip
-                outcome.counts |= {"items": len(catalogue), "bytes_per_item": width}
-                outcome.text = f"{_count(len(catalogue), 'item')}, {width} bytes each"
+                done = len(catalogue) if known is None else len(catalogue.read_rows)
+                outcome.counts |= {"items": done, "bytes_per_item": width}
+                outcome.text = f"{_count(done, 'item')}, {width} bytes each"
 
     def _summary(self, bundle_id: str, published: bool, items: int) -> Summary:
         steps, notes = tuple(self.journal.steps), tuple(self.journal.notes)

@@ -20,6 +20,7 @@ from feast_recsys.features.catalogue import Known
 from feast_recsys.features.repo import Repo
 from feast_recsys.jobs.embed import Rows, Vectors, same_inputs, with_key
 from feast_recsys.jobs.exported import ExportedModel
+from feast_recsys.jobs.item_columns import KnownColumns
 from feast_recsys.jobs.registry import registry_hash
 from feast_recsys.jobs.sources import entries_by_name, joint
 
@@ -62,6 +63,25 @@ class Previous:
         if any(metadata.get(name) != value for name, value in now.items()):
             return None
         return Known(self.bundle.snapshot, self.bundle.manifest.as_of)
+
+    def item_columns(self, model: ExportedModel, known_rows: Rows | None) -> KnownColumns | None:
+        """What the same item part gave for items whose features are known to be the same; None if it is another.
+
+        Args:
+            model: A ranking model now.
+            known_rows: [n] see `Catalogue.known_rows`.
+        """
+        if known_rows is None:
+            return None
+        now = model.signature.graphs[Role.RANKER]
+        for then in self.bundle.recommenders.values():
+            graph = then.ranking.graphs[Role.RANKER] if then.ranking is not None else None
+            if graph is None or graph.split is None or now.split is None or not then.item_columns:
+                continue
+            # The checksum is the part's; the declared inputs say what goes into it.
+            if graph.split.item == now.split.item and graph.inputs == now.inputs:
+                return KnownColumns(then.item_columns, known_rows)
+        return None
 
     def changed(self, name: str, ids: Array, vectors: Vectors) -> Rows:
         """The rows of items whose vector it does not have just so.

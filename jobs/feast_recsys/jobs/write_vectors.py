@@ -155,6 +155,8 @@ def stored_vectors(repo: Repo, target: VectorView, key: EntityKey, ids: Sequence
         JobFailed: Feast can't answer.
     """
     references = target.references
+    if not len(ids):
+        return {recommender: Answer([], []) for recommender in references}
     answers = ask_feast(repo, key, list(references.values()), ids)
     return {recommender: answers[reference] for recommender, reference in references.items()}
 

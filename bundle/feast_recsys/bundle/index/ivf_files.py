@@ -60,7 +60,7 @@ def build_ivf(
     folder.mkdir(parents=True, exist_ok=True)
     library.write_index(searcher, str(folder / INDEX_FILE))
     np.save(folder / LISTS_FILE, assigned, allow_pickle=False)
-    (folder / FACTS_FILE).write_text(json.dumps({"last": SMALL * length}) + "\n", encoding="utf-8")
+    (folder / FACTS_FILE).write_text(json.dumps({"dimension": d, "last": SMALL * length}) + "\n", encoding="utf-8")
 
 
 def open_ivf(spec: IndexSpec, folder: Path, vectors: Vectors, switching: Switching | None) -> IvfIndex:
@@ -73,14 +73,15 @@ def open_ivf(spec: IndexSpec, folder: Path, vectors: Vectors, switching: Switchi
     try:
         searcher = library.read_index(str(path), library.IO_FLAG_MMAP | library.IO_FLAG_READ_ONLY)
         lists = np.load(folder / LISTS_FILE, mmap_mode="r", allow_pickle=False)
-        last = np.float32(json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))["last"])
+        facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
+        shape, last = (len(lists), int(facts["dimension"])), np.float32(facts["last"])
     except (RuntimeError, OSError, ValueError, EOFError, KeyError, TypeError) as error:
         raise CorruptArtifact(f"{folder} holds no index that can be read: {error}") from error
     if not isinstance(searcher, library.IndexIVF):
         raise CorruptArtifact(f"{path} holds {type(searcher).__name__}, not inverted lists")
     n, width = len(vectors), _width(spec.kind, vectors.shape[1])
-    if searcher.ntotal != n or lists.shape != (n,) or searcher.d != width:
-        raise CorruptArtifact(f"{path} has {searcher.ntotal} items, the vectors beside it are {vectors.shape}")
+    if shape != vectors.shape or (searcher.ntotal, searcher.d) != (n, width):
+        raise CorruptArtifact(f"{folder} is of vectors {shape}, those beside it are {vectors.shape}")
     if lists.dtype != np.int32 or lists.min() < 0 or lists.max() >= searcher.nlist:
         raise CorruptArtifact(f"{folder / LISTS_FILE} names lists that are not there")
     _without_threads(library, searcher)
