@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 
 import numpy as np
 import pytest
-from feast import FeatureView, FeatureViewState
+from feast import FeatureViewState
 from support import warehouse
 from support.killing import Killer
 
@@ -39,12 +39,6 @@ def test_killed_at_any_moment_the_last_good_bundle_stays_and_the_next_run_succee
     repo = warehouse.build(folder)
     first = materialize(repo, as_of=datetime(2024, 1, 2, tzinfo=timezone.utc))
     warehouse.export_models(folder / "models", True, seed=1)
-    # A view that Feast has to materialize from the beginning; the others' new rows don't take its way.
-    profile = repo.store.get_feature_view("profile")
-    member = repo.store.get_entity("customer")
-    repo.store.apply(
-        [FeatureView(name="members", entities=[member], schema=profile.features, source=profile.batch_source)]
-    )
     template = tmp_path / "template"
     shutil.copytree(folder, template)
     outcomes, interrupted = [], False
