@@ -16,7 +16,7 @@ from feast_recsys.bundle.item_columns import open_item_columns
 from feast_recsys.bundle.runtime import LoadedPart
 from feast_recsys.bundle.signature import Input, Side
 from feast_recsys.bundle.split import Part, Passed
-from feast_recsys.jobs.item_columns import write_item_columns
+from feast_recsys.jobs.item_columns import KnownColumns, write_item_columns
 
 PRICE = Input("price", "catalogue:price", Side.ITEM, DType.FLOAT32, default=9.0)
 TAGS = Input("tags", "catalogue:tags", Side.ITEM, DType.INT64, max_length=3)
@@ -73,6 +73,25 @@ def test_every_item_is_kept_whatever_the_batches(tmp_path, batch, required):
     np.testing.assert_array_equal(total[:, 0], [0, 0, 1, 3, 3, 0, 0])
     assert width == 4 + 8
     assert seen[-1] == (7, 7)
+
+
+@pytest.mark.parametrize("batch", [2, 100])
+def test_what_is_known_is_taken_and_only_the_rest_computed(tmp_path, batch):
+    write_item_columns(tmp_path / "then", part(), (PRICE, TAGS), catalogue(7), np.arange(7))
+    then = open_item_columns(tmp_path / "then", (HALVED, TOTAL), 7)
+    # Items 0, 2, 4 and 6 are taken over, in other places; 5 and 3 are computed.
+    now = {name: column.take(np.array([5, 0, 2, 3, 4, 6])) for name, column in catalogue(7).items()}
+    known = KnownColumns(then, np.array([-1, 0, 2, -1, 4, 6]))
+    seen = []
+    write_item_columns(
+        tmp_path / "now", part(), (PRICE, TAGS), now, np.arange(6), known=known, batch=batch,
+        progress=lambda done, total: seen.append((done, total)),
+    )  # fmt: skip
+    write_item_columns(tmp_path / "whole", part(), (PRICE, TAGS), now, np.arange(6))
+    for some, whole in zip(open_item_columns(tmp_path / "now", (HALVED, TOTAL), 6),
+                           open_item_columns(tmp_path / "whole", (HALVED, TOTAL), 6), strict=True):  # fmt: skip
+        np.testing.assert_array_equal(some, whole)
+    assert seen == [(2, 2)]
 
 
 def test_an_empty_catalogue_keeps_nothing(tmp_path: Path):

@@ -39,6 +39,11 @@ def sample_rows(n: int, size: int, seed: int) -> npt.NDArray[np.int64]:
     return np.sort(rows).astype(np.int64)
 
 
+def sampled(rows: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
+    """Up to SAMPLE of some ascending rows, ascending."""
+    return rows[sample_rows(len(rows), SAMPLE, seed)]
+
+
 def audit(repo: Repo, key: EntityKey, snapshot: Snapshot, rows: npt.NDArray[np.int64]) -> Audit:
     """Compares items of a snapshot with `get_online_features`, value by value.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from feast_recsys.bundle.errors import InvalidArgument, InvalidRepository, JobFailed
+from feast_recsys.bundle.errors import InvalidArgument, InvalidRepository
 from feast_recsys.bundle.index.entry import IndexEntry
 from feast_recsys.bundle.manifest import Manifest, inventory
 from feast_recsys.bundle.progress import Reporter, Silent
@@ -23,10 +23,10 @@ from feast_recsys.bundle.store import SNAPSHOT_FOLDER, next_id, publish, stage
 from feast_recsys.features.catalogue import Catalogue, read_catalogue
 from feast_recsys.features.repo import EntityKey, Repo, entity_key
 from feast_recsys.jobs.assemble import ITEM_COLUMNS, Models, facts, write_files
-from feast_recsys.jobs.audit import SAMPLE, audit, sample_rows
+from feast_recsys.jobs.audit import audit, sampled
 from feast_recsys.jobs.carry_index import carry_indexes
 from feast_recsys.jobs.choose_index import INDEXES, choose_indexes
-from feast_recsys.jobs.embed import Rows, Vectors, embed, with_key
+from feast_recsys.jobs.embed import Vectors, embed, with_key
 from feast_recsys.jobs.exported import item_encoder, item_references, misfits, model_names, open_model
 from feast_recsys.jobs.feast_step import materialize_views
 from feast_recsys.jobs.fingerprint import fingerprint
@@ -38,7 +38,8 @@ from feast_recsys.jobs.report import Journal, Mode, Summary
 from feast_recsys.jobs.sound import sounds_of
 from feast_recsys.jobs.sources import SourceData, add_sources, open_source_models, read_source_data
 from feast_recsys.jobs.user_vectors import write_user_vectors
-from feast_recsys.jobs.write_vectors import VectorView, differing, stored_vectors, vector_views, write_vectors
+from feast_recsys.jobs.vector_step import VectorStep
+from feast_recsys.jobs.write_vectors import VectorView, vector_views
 
 # There from the first item vector written to Feast until the bundle with the same vectors is published.
 _PENDING = ".pending"
@@ -96,7 +97,13 @@ class _Job:
         vectors = self._embed(models, catalogue, key, previous)
         (root / _PENDING).touch()
         for target in targets:
-            self._write_vectors(target, catalogue, key, vectors, previous)
+            with self.journal.step(f"write vectors to {target.view.name}") as outcome:
+                step = VectorStep(self.repo, target, key, catalogue.ids, vectors, int(self.as_of.timestamp()))
+                done = step.run(previous, self.journal.progress)
+                outcome.counts |= {"written": done.written, "read_back": done.read_back}
+                outcome.text = (
+                    f"{_count(done.written, 'row')}, {done.read_back} read back" if done.written else "unchanged"
+                )
         bundle_id = self._publish(models, catalogue, key, vectors, made_of, sources, previous)
         (root / _PENDING).unlink()
         return self._summary(bundle_id, True, len(catalogue))
@@ -184,57 +191,6 @@ class _Job:
                 outcome.text = _count(len(todo), "vector") + (f", {reused} unchanged" if reused else "")
         return vectors
 
-    def _write_vectors(
-        self,
-        target: VectorView,
-        catalogue: Catalogue,
-        key: EntityKey,
-        vectors: Mapping[str, Vectors],
-        previous: Previous | None,
-    ) -> None:
-        with self.journal.step(f"write vectors to {target.view.name}") as outcome:
-            ids, written = catalogue.ids, np.arange(len(catalogue))
-            if previous is not None:
-                changes = [previous.changed(name, ids, vectors[name]) for name in target.features]
-                written = np.unique(np.concatenate(changes))
-                others = self._sampled(np.setdiff1d(np.arange(len(ids)), written))
-                stored = stored_vectors(self.repo, target, key, ids[others].tolist())
-                if any(differing(stored[name], vectors[name], others) for name in target.features):
-                    written = np.arange(len(catalogue))  # the online store has lost or changed some
-            outcome.counts["written"] = len(written)
-            if not len(written):
-                outcome.text = "unchanged"
-                return
-            rows = self._sampled(written)
-            sample = ids[rows].tolist()
-            stored = stored_vectors(self.repo, target, key, sample)
-            newest = max((moment for answer in stored.values() for moment in answer.moments), default=0.0)
-            write_vectors(
-                self.repo, target, key, ids, vectors, after=newest, keep=self.repo.settings.keep_bundles,
-                rows=written, progress=self.journal.progress,
-            )  # fmt: skip
-            self._read_back(target, key, sample, rows, vectors)
-            outcome.text = f"{_count(len(written), 'row')}, {len(rows)} read back"
-            outcome.counts["read_back"] = len(rows)
-
-    def _sampled(self, rows: Rows) -> Rows:
-        """Up to SAMPLE of some rows, ascending."""
-        return rows[sample_rows(len(rows), SAMPLE, int(self.as_of.timestamp()))]
-
-    def _read_back(
-        self, target: VectorView, key: EntityKey, sample: list[int | str], rows: Rows, vectors: Mapping[str, Vectors]
-    ) -> None:
-        stored = stored_vectors(self.repo, target, key, sample)
-        for recommender, reference in target.references.items():
-            wrong = differing(stored[recommender], vectors[recommender], rows)
-            if wrong:
-                lost = dict(zip(rows.tolist(), sample, strict=True))
-                raise JobFailed(
-                    f"{reference} was written, but reads back otherwise for {len(wrong)} of {len(rows)} items, such as "
-                    f"{lost[wrong[0]]}; check the online store, and that its clock and this one agree",
-                    field=reference,
-                )
-
     def _publish(
         self,
         models: Models,
@@ -261,7 +217,8 @@ class _Job:
         with self.journal.step("audit") as outcome:
             snapshot = open_snapshot(staged / SNAPSHOT_FOLDER)
             # What was read anew is looked at too: it may be few among many.
-            rows = np.union1d(self._sampled(np.arange(len(snapshot))), self._sampled(catalogue.read_rows))
+            seed = int(self.as_of.timestamp())
+            rows = np.union1d(sampled(np.arange(len(snapshot)), seed), sampled(catalogue.read_rows, seed))
             result = audit(self.repo, key, snapshot, rows)
             outcome.counts |= {"items": result.items, "values": result.values, "drifted": result.drifted}
             outcome.text = f"{_count(result.items, 'item')}, {_count(result.values, 'value')} equal"
