@@ -139,7 +139,7 @@ def test_the_longest_unused_is_forgotten_first(snapshot):
     wanted = [Comparison("gte", "v:year", year) for year in range(1950, 1953)]
     one = FilterCache(snapshot, MIB)
     one.allowed(wanted[0])
-    cache = FilterCache(snapshot, 3 * one.bytes)
+    cache = FilterCache(snapshot, 6 * one.bytes)
     for condition, known in [(0, False), (1, False), (0, True), (2, False), (0, True), (1, False)]:
         assert cache.allowed(wanted[condition])[1] is known
 

@@ -74,6 +74,11 @@ def test_a_spec_survives_json_and_has_a_name(kind):
     assert str(spec).split()[0] == kind
 
 
+def test_what_the_build_chooses_is_called_auto():
+    assert str(spec_of("ivf_flat", {})) == "ivf_flat lists=auto probes=16"
+    assert str(spec_of("ivf_flat", {"lists": 80})) == "ivf_flat lists=80 probes=16"
+
+
 @pytest.mark.parametrize(
     ("kind", "parameters", "field", "message"),
     [
@@ -160,9 +165,10 @@ def test_the_nearest_lists_are_those_of_the_nearest_centroids(folders, vectors, 
     for query in queries[:20]:
         aim = np.append(query * (2 * length / np.linalg.norm(query)), 0.0)
         expected = ((centroids - aim) ** 2).sum(axis=1)
-        found = index.probing.nearest(index.extended(query), 80).keys
+        found = index.probing.order(index.extended(query))
         assert sorted(found.tolist()) == list(range(80))
         assert (np.diff(expected[found]) >= -1e-3).all()
+        assert set(index.probing.nearest(index.extended(query), 7).keys.tolist()) == set(found[:7].tolist())
 
 
 @pytest.mark.parametrize("kind", FILTERED)

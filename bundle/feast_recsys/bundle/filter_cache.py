@@ -11,10 +11,11 @@ import pyarrow as pa
 from feast_recsys.bundle.filter_plan import Joint, Member, Not, Plan, bitmap_of, mask_of, plan_of
 from feast_recsys.bundle.filters import Filter
 from feast_recsys.bundle.index.allowed import FEW, Allowed
+from feast_recsys.bundle.index.slices import Slices
 from feast_recsys.bundle.snapshot import Snapshot
 
-# Of the bytes, those for single comparisons: a bit for each item, so they are many.
-_COMPARISONS_SHARE = 0.25
+# Of the bytes, those for single comparisons, a bit for each item, so they are many; and those for vectors.
+_COMPARISONS_SHARE, _SLICES_SHARE = 0.15, 0.5
 
 # What an entry takes beside its arrays, and each operand of its key; roughly, and rather more.
 _ENTRY_BYTES, _OPERAND_BYTES = 1024, 128
@@ -35,7 +36,8 @@ class FilterCache:
     def __init__(self, snapshot: Snapshot, limit: int) -> None:
         self._snapshot = snapshot
         comparisons = int(limit * _COMPARISONS_SHARE)
-        self._wholes: _Lately[Allowed] = _Lately(limit - comparisons)
+        self._slices = Slices(int(limit * _SLICES_SHARE))
+        self._wholes: _Lately[Allowed] = _Lately(limit - comparisons - int(limit * _SLICES_SHARE))
         self._comparisons: _Lately[pa.BooleanArray] = _Lately(comparisons)
 
     def allowed(self, condition: Filter) -> tuple[Allowed, bool]:
@@ -50,7 +52,7 @@ class FilterCache:
         known = self._wholes.get(plan)
         if known is not None:
             return known, True
-        allowed = Allowed(mask_of(self._bitmap(plan)))
+        allowed = Allowed(mask_of(self._bitmap(plan)), self._slices)
         n = len(allowed)
         # Rows allowed, or blocked as well: what an index may ask for later is paid for from the start.
         rows = len(allowed.rows) if allowed.count < FEW * n else n
@@ -60,7 +62,7 @@ class FilterCache:
     @property
     def bytes(self) -> int:
         """Bytes that are kept, roughly."""
-        return self._wholes.bytes + self._comparisons.bytes
+        return self._wholes.bytes + self._comparisons.bytes + self._slices.bytes
 
     def _bitmap(self, plan: Plan) -> pa.BooleanArray:
         if isinstance(plan, Not | Joint):

@@ -194,7 +194,7 @@ class Serving(_Section):
     """Most `exclude_item_ids` of one request."""
     max_batch: Positive = 64
     """Most users of one BatchRetrieve."""
-    filter_cache_mib: Annotated[int, Field(ge=0)] = 64
+    filter_cache_mib: Annotated[int, Field(ge=0)] = 128
     """MiB in which one worker keeps what lately used filters let pass, for each bundle that it holds; 0 keeps
     nothing."""
     poll_seconds: Annotated[float, Field(gt=0)] = 1.0

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from feast_recsys.bundle.index.slices import Slices
 
 Mask = npt.NDArray[np.bool_]
 Bits = npt.NDArray[np.uint8]
@@ -26,10 +30,12 @@ class Allowed:
 
     Args:
         mask: [n] bool; not to be changed any more.
+        slices: Keeps the vectors of what passes, where the same rows are likely to be asked for again; None for none.
     """
 
-    def __init__(self, mask: Mask) -> None:
+    def __init__(self, mask: Mask, slices: Slices | None = None) -> None:
         self._mask = mask
+        self.slices = slices
 
     def __len__(self) -> int:
         return len(self._mask)
@@ -68,6 +74,11 @@ class Allowed:
         """[ceil(n / 8)] the mask as bits, the least significant first; 0 beyond the n-th."""
         return np.packbits(self.mask, bitorder="little")
 
+    @property
+    def filter(self) -> Allowed | None:
+        """What passes whatever this request leaves out; None for all rows."""
+        return self
+
     def hide(self, scores: npt.NDArray[np.float32]) -> None:
         """Sets the scores of the rows that must not come back, in [..., n] float32, to -inf."""
         scores[..., self.blocked] = -np.inf
@@ -89,9 +100,15 @@ class Without(Allowed):
     def __init__(self, n: int, excluded: _Rows, base: Allowed | None = None) -> None:
         self._n = n
         self.excluded, self.base = excluded, base
+        self.slices = None
 
     def __len__(self) -> int:
         return self._n
+
+    @property
+    def filter(self) -> Allowed | None:
+        """See Allowed.filter."""
+        return self.base
 
     @cached_property
     def mask(self) -> Mask:

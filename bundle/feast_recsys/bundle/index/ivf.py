@@ -21,8 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from feast_recsys.bundle.index.allowed import Allowed, Without
-from feast_recsys.bundle.index.exact import ExactIndex
+from feast_recsys.bundle.index.exact import ExactIndex, Kept
 from feast_recsys.bundle.index.library import faiss
+from feast_recsys.bundle.index.marks import MARKS
 from feast_recsys.bundle.index.probing import Counts, Looked, Probing
 from feast_recsys.bundle.index.protocol import Rows, Vectors
 from feast_recsys.bundle.index.rescoring import rescored
@@ -83,9 +84,12 @@ class IvfIndex:
         """See Index.search. Queries are answered one after the other: FAISS would answer many a little otherwise."""
         m = min(k, self.probing.n)
         if allow is not None:
+            kept = self._kept(allow, m)
+            if kept:
+                return self._exact.search_kept(queries, m, allow, kept)
             m = allow.up_to(m)
             if m and self.probing.exact_is_quicker(allow.most):
-                return self._exact.search(queries, m, allow)
+                return self._exact.search_anew(queries, m, allow)
         if len(queries) == 1 and m:
             rows, scores = self._one(queries[0], m, allow)
             return rows[None], scores[None]
@@ -132,6 +136,13 @@ class IvfIndex:
     def _exact(self) -> ExactIndex:
         return ExactIndex(self.vectors)
 
+    def _kept(self, allow: Allowed, k: int) -> Kept | None:
+        """What passes the filter in one place, where that makes exact search the quickest."""
+        passing = allow.filter.count if allow.filter else 0
+        if not passing or not self.probing.keeping_is_quicker(min(k, passing), passing):
+            return None
+        return self._exact.kept(allow)
+
     def _asked_for(self, m: int, deep: int = 0) -> int:
         """How many items to ask FAISS for."""
         if self.spec.kind == "ivf_flat":
@@ -141,7 +152,7 @@ class IvfIndex:
     def _one(self, query: Query, m: int, allow: Allowed | None) -> Found:
         found = self._among_all(query, m) if allow is None else self._among_allowed(query, m, allow)
         if found is None:
-            rows, scores = self._exact.search(query[None], m, allow)
+            rows, scores = self._exact.search_anew(query[None], m, allow)
             return rows[0], scores[0]
         return found
 
@@ -193,7 +204,7 @@ class IvfIndex:
         rows, scores, last = self._nearest(query, self._asked_for(more), probes)
         if rows[more - 1] < 0:
             return None, m
-        left = self.scratch.unmarked(rows, excluded, n)
+        left = MARKS.left(rows, excluded, n)
         if np.count_nonzero(left[:more]) < m:
             return None, m + _DISPLACING * (more - m)
         # Those before the m-th that is left have displaced others.
@@ -226,7 +237,7 @@ class IvfIndex:
 
     def _passing(self, allow: Allowed) -> Counts | None:
         """[lists] about how many items of each list pass the filter, whatever the request excludes; None for all."""
-        filter_ = allow.base if isinstance(allow, Without) else allow
+        filter_ = allow.filter
         if filter_ is None:
             return None
         counts = self._passing_by_filter.get(filter_)

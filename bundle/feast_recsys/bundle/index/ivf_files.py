@@ -89,7 +89,9 @@ def open_ivf(spec: IndexSpec, folder: Path, vectors: Vectors, switching: Switchi
     searcher.nprobe = probes
     sizes = np.bincount(lists, minlength=searcher.nlist)
     plan = switching or unmeasured(100, probes, searcher.nlist)
-    probing = Probing(searcher.quantizer, sizes, n, probes, plan)
+    flat = library.downcast_index(searcher.quantizer)
+    centroids = library.rev_swig_ptr(flat.get_xb(), searcher.nlist * width).reshape(searcher.nlist, width)
+    probing = Probing(centroids, sizes, n, probes, plan)
     return IvfIndex(spec, vectors, searcher, np.asarray(lists), last, probing, Scratch(width))
 
 

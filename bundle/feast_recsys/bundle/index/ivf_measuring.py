@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from feast_recsys.bundle.index.allowed import Allowed
-from feast_recsys.bundle.index.exact import ExactIndex
+from feast_recsys.bundle.index.exact import ExactIndex, Kept
 from feast_recsys.bundle.index.ivf import IvfIndex
 from feast_recsys.bundle.index.protocol import Vectors
 from feast_recsys.bundle.index.switching import Switching
@@ -48,7 +48,7 @@ def _efforts(index: IvfIndex, queries: Vectors, depths: list[int], recall: float
         rows, _ = best(part @ index.vectors.T, depths[-1])
         for query, mine in zip(part, rows, strict=True):
             place = np.empty(lists, np.int64)
-            place[index.probing.nearest(index.extended(query), lists).keys] = np.arange(lists)
+            place[index.probing.order(index.extended(query))] = np.arange(lists)
             places = place[index.lists[mine]]
             for n, depth in enumerate(depths):
                 found = np.cumsum(np.bincount(places[:depth], minlength=lists)) / len(places[:depth])
@@ -69,8 +69,9 @@ def _depths(k: int, n: int) -> list[int]:
     return depths
 
 
-def _costs(index: IvfIndex, queries: Vectors, k: int) -> tuple[float, float, float, float]:
-    """Nanoseconds of an item looked at, more of one that passes, of one gathered, and of a search of nothing."""
+def _costs(index: IvfIndex, queries: Vectors, k: int) -> tuple[float, float, float, float, float]:
+    """Nanoseconds of an item looked at, more of one that passes, of one gathered, of one kept, and of a search of
+    nothing."""
     n, probing = len(index), index.probing
     random, m = np.random.default_rng(0), min(k, len(index))
     everything, few = Allowed(np.ones(n, np.bool_)), Allowed(random.random(n) < _FEW)
@@ -81,9 +82,10 @@ def _costs(index: IvfIndex, queries: Vectors, k: int) -> tuple[float, float, flo
     mask = np.zeros(n, np.bool_)
     mask[random.permutation(n)[: max(min(n // 10, _GATHERED), 1)]] = True
     some, exact = Allowed(mask), ExactIndex(index.vectors)
-    some.rows.sum()  # once, as with a filter that is kept
-    gathered = _median(lambda query: exact.search(query, k, some), queries) / some.count
-    return max(all_pass - compared, 0.05), compared, gathered, max(fixed, 1_000.0)
+    kept = Kept(some.rows, index.vectors_of(some.rows))
+    gathered = _median(lambda query: exact.search_anew(query, k, some), queries) / some.count
+    together = _median(lambda query: exact.search_kept(query, k, some, kept), queries) / some.count
+    return max(all_pass - compared, 0.05), compared, gathered, together, max(fixed, 1_000.0)
 
 
 def _line(few: tuple[float, float], many: tuple[float, float]) -> tuple[float, float]:

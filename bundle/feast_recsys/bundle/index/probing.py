@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from feast_recsys.bundle.index.exact import GATHER_SHARE
-from feast_recsys.bundle.index.library import faiss
 from feast_recsys.bundle.index.protocol import Rows, Vectors
 from feast_recsys.bundle.index.switching import Switching
 
@@ -23,7 +22,7 @@ _FIRST = 4  # times the lists of an unfiltered search, at most, are looked at fi
 
 
 class Looked(NamedTuple):
-    """Lists to look at, the nearest first: keys [p] int64 and how near they are [p] float32."""
+    """Lists to look at: keys [p] int64 and how near they are [p] float32."""
 
     keys: Rows
     nearness: Vectors
@@ -34,14 +33,14 @@ class Probing:
     """The lists, and what to look at.
 
     Attributes:
-        quantizer: FAISS's index of the centroids.
+        centroids: [lists, w] float32, as FAISS has them.
         sizes: [lists] number of items.
         n: Number of all items.
         probes: Lists that an unfiltered search looks at.
         switching: What was measured.
     """
 
-    quantizer: Any
+    centroids: Vectors
     sizes: Counts
     n: int
     probes: int
@@ -56,6 +55,13 @@ class Probing:
     def exact_is_quicker(self, most: int) -> bool:
         """Whether exact search over so many items takes less than any search of lists."""
         return self.switching.fixed_ns >= self._exact_ns(most)
+
+    def keeping_is_quicker(self, k: int, passing: int) -> bool:
+        """Whether exact search of so many vectors in one place takes less than lists would for k items among them."""
+        plan, share = self.switching, passing / self.n
+        effort = self._bounded(plan.effort(_MARGIN * k / share) or self.n)
+        listed = plan.fixed_ns + effort * self.n / len(self.sizes) * (plan.scanned_ns + share * plan.compared_ns)
+        return plan.kept_ns * passing < listed
 
     def choose(self, query: Vectors, wanted: int, most: int, passing: Counts | None) -> Looked | None:
         """The lists to look at for the best of what is allowed.
@@ -72,26 +78,32 @@ class Probing:
         if passing is None:
             probes = self._affordable(self.switching.effort(wanted), most, 1.0)
             return None if probes is None else self.nearest(query, probes)
+        nearness = self.centroids @ query
         # The share that passes is that of the lists looked at, which depend on the share.
         likely = self.switching.effort(_MARGIN * wanted * self.n / max(most, 1)) or self.n
-        looked = self.nearest(query, min(self._bounded(likely), self._bounded(_FIRST * self.probes)))
+        keys = _largest(nearness, min(self._bounded(likely), self._bounded(_FIRST * self.probes)))
         for _ in range(_ADJUSTED):
-            share = self._share(looked.keys, passing)
+            share = self._share(keys, passing)
             effort = self.switching.effort(_MARGIN * wanted / share) if share else None
             probes = self._affordable(effort, most, share)
             if probes is None:
                 return None
-            if probes <= len(looked.keys):
-                return Looked(looked.keys[:probes], looked.nearness[:probes])
-            looked = self.nearest(query, probes)
-        return looked
+            enough = probes <= len(keys)
+            if probes != len(keys):
+                keys = _largest(nearness, probes)
+            if enough:
+                break
+        return Looked(keys, nearness.take(keys))
 
     def nearest(self, query: Vectors, probes: int) -> Looked:
         """The nearest lists to a query [w]."""
-        keys, nearness = np.empty(probes, np.int64), np.empty(probes, np.float32)
-        pointer = faiss().swig_ptr
-        self.quantizer.search_c(1, pointer(query), probes, pointer(nearness), pointer(keys))
-        return Looked(keys, nearness)
+        nearness = self.centroids @ query
+        keys = _largest(nearness, probes)
+        return Looked(keys, nearness.take(keys))
+
+    def order(self, query: Vectors) -> Rows:
+        """All lists, the nearest first."""
+        return np.argsort(-(self.centroids @ query), kind="stable")
 
     def _bounded(self, effort: int) -> int:
         """Lists to look at: no fewer than without a filter, and no more than there are."""
@@ -112,3 +124,9 @@ class Probing:
 
     def _exact_ns(self, most: int) -> float:
         return self.switching.gathered_ns * min(most, GATHER_SHARE * self.n)
+
+
+def _largest(nearness: Vectors, probes: int) -> Rows:
+    """Where the largest are, in any order."""
+    less = len(nearness) - probes
+    return np.argpartition(nearness, less)[less:] if less > 0 else np.arange(len(nearness))

@@ -33,7 +33,6 @@ class Scratch(threading.local):
         self.parameters, self.filtered = library.SearchParametersIVF(), library.SearchParametersIVF()
         self._selector = library.IDSelectorBitmap(0, None)
         self.filtered.sel = self._selector
-        self._marks: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)
         self._make_room(128)
 
     def allow(self, bits: npt.NDArray[np.uint8]) -> None:
@@ -45,16 +44,6 @@ class Scratch(threading.local):
         if size > len(self._rows):
             self._make_room(size)
         return self._scores, self._rows, self._scores_pointer, self._rows_pointer
-
-    def unmarked(self, rows: Rows, excluded: Rows, n: int) -> npt.NDArray[np.bool_]:
-        """Which of some rows of n, -1 for none, are rows that are not excluded."""
-        if len(self._marks) != n:
-            self._marks = np.zeros(n, np.bool_)
-        # Set and taken back: fresh memory for all n would cost more than both.
-        self._marks[excluded] = True
-        left = ~self._marks.take(rows)
-        self._marks[excluded] = False
-        return left if rows[-1] >= 0 else left & (rows >= 0)
 
     def _make_room(self, size: int) -> None:
         self._scores, self._rows = np.empty(size, np.float32), np.empty(size, np.int64)

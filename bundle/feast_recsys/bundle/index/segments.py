@@ -122,7 +122,7 @@ class Segments:
         if kept is None:
             mask = allow.mask.take(self.base_rows, mode="clip")
             mask[self.tombstones] = False
-            kept = self._base_filters[allow] = Allowed(mask)
+            kept = self._base_filters[allow] = Allowed(mask, allow.slices)
         return kept
 
     @cached_property

@@ -15,6 +15,8 @@ from typing import Any
 # How effort grows with depth where nothing was measured.
 _GROWTH = 0.75
 
+_COSTS = ("scanned_ns", "compared_ns", "gathered_ns", "kept_ns", "fixed_ns")
+
 
 @dataclass(frozen=True)
 class Switching:
@@ -26,6 +28,7 @@ class Switching:
         scanned_ns: Nanoseconds for an item that the index looks at, if only to find that it must not come back.
         compared_ns: Nanoseconds for an item that may come back, in addition.
         gathered_ns: Nanoseconds for an item that exact search gathers and scores.
+        kept_ns: Nanoseconds for an item that exact search scores where all that pass lie in one place.
         fixed_ns: Nanoseconds of a filtered search of the index that looks at nothing.
     """
 
@@ -34,6 +37,7 @@ class Switching:
     scanned_ns: float = 1.0
     compared_ns: float = 5.0
     gathered_ns: float = 20.0
+    kept_ns: float = 10.0
     fixed_ns: float = 50_000.0
 
     def effort(self, depth: float) -> int | None:
@@ -55,6 +59,7 @@ class Switching:
             "scanned_ns": round(self.scanned_ns, 3),
             "compared_ns": round(self.compared_ns, 3),
             "gathered_ns": round(self.gathered_ns, 3),
+            "kept_ns": round(self.kept_ns, 3),
             "fixed_ns": round(self.fixed_ns),
         }
 
@@ -64,8 +69,7 @@ class Switching:
         depths, efforts = tuple(map(int, document["depths"])), tuple(map(int, document["efforts"]))
         if len(depths) != len(efforts) or list(depths) != sorted(set(depths)):
             raise ValueError("depths must ascend, and efforts be parallel to them")
-        costs = (float(document[name]) for name in ("scanned_ns", "compared_ns", "gathered_ns", "fixed_ns"))
-        return cls(depths, efforts, *costs)
+        return cls(depths, efforts, *(float(document[name]) for name in _COSTS))
 
 
 def unmeasured(k: int, effort: int, most: int) -> Switching:

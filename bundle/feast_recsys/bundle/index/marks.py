@@ -1,0 +1,36 @@
+"""Which of some rows a request leaves out."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import numpy.typing as npt
+
+from feast_recsys.bundle.index.protocol import Rows
+
+
+class Marks(threading.local):
+    """A mark for each row, of which each thread has its own: fresh memory would cost more than the rest."""
+
+    def __init__(self) -> None:
+        self._marks: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)
+
+    def left(self, rows: Rows, excluded: Rows, n: int) -> npt.NDArray[np.bool_]:
+        """Which of some rows are not excluded.
+
+        Args:
+            rows: [m] rows of n; may be empty, and hold -1 for none, which is not left.
+            excluded: [e] rows of n; may repeat.
+            n: Number of all rows.
+        """
+        if len(self._marks) < n:
+            self._marks = np.zeros(n, np.bool_)
+        # Set and taken back.
+        self._marks[excluded] = True
+        left = ~self._marks.take(rows)
+        self._marks[excluded] = False
+        return left & (rows >= 0) if len(rows) and rows[-1] < 0 else left
+
+
+MARKS = Marks()
