@@ -17,11 +17,12 @@ from feast_recsys.bundle.index.exact import ExactIndex
 from feast_recsys.bundle.index.kinds import build_index, candidates, measure_switching, open_index
 from feast_recsys.bundle.index.library import faiss
 from feast_recsys.bundle.index.reduction import items_for, of_equal_length, queries_for
-from feast_recsys.bundle.index.spec import KINDS, IndexSpec, spec_of
+from feast_recsys.bundle.index.spec import ENGINES, KINDS, IndexSpec, spec_of
 from feast_recsys.bundle.index.switching import Switching, unmeasured
 
 N, D, RECALL = 8_000, 16, 0.95
-STORED = [kind for kind in KINDS if kind != "exact" and (kind != "scann" or find_spec("scann") is not None)]
+MISSING = () if find_spec("scann") is not None else ("scann",)
+STORED = [kind for kind in KINDS if kind not in ("exact", *ENGINES, *MISSING)]
 FILTERED = ["ivf_flat", "ivf_sq8", "hnsw"]
 BUILD = {"hnsw": {"links": 16, "building": 50}, "scann": {"leaves": 60}}
 
@@ -210,22 +211,34 @@ def test_measured_effort_is_enough_at_its_depth(folders, vectors, queries):
     for depth, effort in zip(plan.depths, plan.efforts, strict=True):
         at_depth = spec.searching(probes=effort)
         assert recall(open_index(at_depth, folders["ivf_flat"], vectors, None), queries, depth) >= RECALL
+    assert list(plan.tails) == sorted(plan.tails)
+    due, _ = ExactIndex(vectors).search(queries, plan.depths[-1])
+    index = open_index(spec, folders["ivf_flat"], vectors, plan)
+    for depth, tail in zip(plan.depths, plan.tails, strict=True):
+        held = [
+            np.isin(
+                index.lists[mine[depth - plan.depths[0] : depth]], index.probing.order(index.extended(query))[:tail]
+            )
+            for query, mine in zip(queries, due, strict=True)
+        ]
+        assert np.mean(held) >= RECALL
 
 
 @settings(deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(1, 1000), st.integers(0, 50)), min_size=1, max_size=8),
+    st.lists(st.tuples(st.integers(1, 1000), st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=8),
     st.floats(0.0, 1e5),
     st.floats(0.0, 1e3),
 )
 def test_a_plan_survives_json_and_its_effort_grows_with_depth(steps, depth, more):
-    depths, efforts = np.cumsum(steps, axis=0).T.tolist()
-    plan = Switching(tuple(depths), tuple(efforts))
+    depths, efforts, tails = np.cumsum(steps, axis=0).T.tolist()
+    plan = Switching(tuple(depths), tuple(efforts), tuple(tails))
     assert Switching.of(plan.document()) == plan
     low, high = plan.effort(depth), plan.effort(depth + more)
     assert (low is None) == (depth > depths[-1])
     assert high is None or (low is not None and low <= high)
     assert [plan.effort(at) for at in depths] == efforts
+    assert [plan.tail(at) for at in depths] == tails
 
 
 def test_without_a_measurement_effort_grows_to_all_there_is():

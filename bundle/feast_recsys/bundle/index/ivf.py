@@ -36,7 +36,7 @@ SMALL = 2.0**-16
 # Passing rows, and excluded ones, that are looked at to learn where all of them lie.
 _SAMPLED_PASSING, _SAMPLED_EXCLUDED = 65_536, 256
 
-_DISPLACING = 3  # see _displacing
+_DENSER = 3  # codes that are compared exactly for each item left out, see search_lists
 _MORE = 16  # items that are asked for in addition where a request excludes some
 _FEWEST_CODES = 64
 """Codes are compared as if at least so many items were wanted: the few best are often not those of the best codes."""
@@ -99,7 +99,7 @@ class IvfIndex:
                 found[n], exact[n] = self._one(query, m, allow)
         return found, exact
 
-    def search_lists(self, query: Query, m: int, allow: Allowed, looked: Looked, deep: int = 0) -> Found | None:
+    def search_lists(self, query: Query, m: int, allow: Allowed, looked: Looked, displaced: int = 0) -> Found | None:
         """The m best of what is allowed in some lists.
 
         Args:
@@ -107,14 +107,14 @@ class IvfIndex:
             m: Number of items.
             allow: What may come back.
             looked: The lists.
-            deep: How deep these items may lie among what the filter lets pass, if deeper than m. The deeper, the more
-                have nearly the same score, so that more codes are compared exactly.
+            displaced: How many better ones are left out. The deeper items lie, the more have nearly the same score, so
+                that more codes are compared exactly.
 
         Returns:
             rows [m] and scores [m]; None if the lists hold fewer.
         """
         scratch, bits, pointer = self.scratch, allow.bits, faiss().swig_ptr
-        w = self._asked_for(m, deep)
+        w = self._asked_for(m, displaced)
         parameters, last = scratch.filtered, self.extended(query)[-1]
         scores, rows, to_scores, to_rows = scratch.room(w)
         scratch.allow(bits)
@@ -143,11 +143,11 @@ class IvfIndex:
             return None
         return self._exact.kept(allow)
 
-    def _asked_for(self, m: int, deep: int = 0) -> int:
+    def _asked_for(self, m: int, displaced: int = 0) -> int:
         """How many items to ask FAISS for."""
         if self.spec.kind == "ivf_flat":
             return m
-        return min(ceil(max(m, deep, _FEWEST_CODES) * self.spec.search["widening"]), self.probing.n)
+        return min(ceil(max(m + _DENSER * displaced, _FEWEST_CODES) * self.spec.search["widening"]), self.probing.n)
 
     def _one(self, query: Query, m: int, allow: Allowed | None) -> Found:
         found = self._among_all(query, m) if allow is None else self._among_allowed(query, m, allow)
@@ -175,53 +175,53 @@ class IvfIndex:
         return rows[:w], scores[:w], last
 
     def _among_allowed(self, query: Query, m: int, allow: Allowed) -> Found | None:
-        wanted = m
+        displaced = 0
         if isinstance(allow, Without) and allow.base is None:
-            found, wanted = self._overfetched(query, m, allow.excluded)
+            found, displaced = self._overfetched(query, m, allow.excluded)
             if found:
                 return found
         wide, passing = self.extended(query), self._passing(allow)
-        looked = self.probing.choose(wide, wanted, allow.most, passing)
-        found = looked and self.search_lists(query, m, allow, looked, wanted)
+        looked = self.probing.choose(wide, m + displaced, allow.most, passing, last=displaced > 0)
+        found = looked and self.search_lists(query, m, allow, looked, displaced)
         if looked and found and isinstance(allow, Without):
-            deeper = m + self._displacing(query, found[1][-1], allow.excluded)
-            wider = self.probing.choose(wide, deeper, allow.most, passing) if deeper > wanted else looked
-            if wider is None or len(wider.keys) > len(looked.keys):
-                found = wider and self.search_lists(query, m, allow, wider, deeper)
+            now = self._displaced(query, found[1][-1], allow.excluded)
+            if now > displaced:
+                wider = self.probing.choose(self.extended(query), m + now, allow.most, passing, last=True)
+                if wider is None or len(wider.keys) > len(looked.keys):
+                    found = wider and self.search_lists(query, m, allow, wider, now)
         return found
 
     def _overfetched(self, query: Query, m: int, excluded: Rows) -> tuple[Found | None, int]:
         """What is left of a few more than the m best of all: quicker than bits where what is excluded lies anywhere.
 
         Returns:
-            The m best, None if it takes a search that looks deeper; and how deep.
+            The m best, None if it takes a search that looks deeper; and how many better ones are left out.
         """
         n = self.probing.n
         more = m + _MORE + 2 * m * len(excluded) // n
         probes = self.probing.probes_for(more)
         if probes is None or more > n:
-            return None, m
+            return None, 0
         rows, scores, last = self._nearest(query, self._asked_for(more), probes)
         if rows[more - 1] < 0:
-            return None, m
+            return None, 0
         left = MARKS.left(rows, excluded, n)
-        if np.count_nonzero(left[:more]) < m:
-            return None, m + _DISPLACING * (more - m)
-        # Those before the m-th that is left have displaced others.
-        deep = m + _DISPLACING * int(np.flatnonzero(left)[m - 1] + 1 - m)
-        if (self.probing.probes_for(deep) or n) > probes:
-            return None, deep
-        return self._finished(query, last, rows[left], scores[left], m), deep
+        there = int(np.count_nonzero(left[:more]))
+        if there < m:
+            # Who leaves out most of the very best is likely to have left out what comes next as well.
+            return None, more - there if 2 * there > more else len(excluded)
+        displaced = int(np.flatnonzero(left)[m - 1] + 1 - m)
+        if displaced and (self.probing.switching.tail(m + displaced) or n) > probes:
+            return None, displaced
+        return self._finished(query, last, rows[left], scores[left], m), displaced
 
-    def _displacing(self, query: Query, worst: np.float32, excluded: Rows) -> int:
-        """By how much deeper than its rank among all items the worst that was found lies for what was left out.
+    def _displaced(self, query: Query, worst: np.float32, excluded: Rows) -> int:
+        """About how many of what was left out are better than the worst that was found.
 
-        Whoever asks may exclude the very items that are best, or any. Those that would have come before count
-        three times: the deeper an item, the less often it is found, and effort is measured over all down to a depth.
+        Whoever asks may exclude the very items that are best, or any.
         """
         step = len(excluded) // _SAMPLED_EXCLUDED + 1
-        before = np.count_nonzero(self.vectors.take(excluded[::step], axis=0) @ query > worst)
-        return _DISPLACING * step * int(before)
+        return step * int(np.count_nonzero(self.vectors.take(excluded[::step], axis=0) @ query > worst))
 
     def _finished(self, query: Query, last: np.float32, rows: Rows, scores: Vectors, m: int) -> Found | None:
         """What FAISS found, with exact scores and best first; None where it found too few."""

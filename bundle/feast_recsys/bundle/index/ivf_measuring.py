@@ -34,15 +34,17 @@ def measure(index: IvfIndex, queries: Vectors, k: int, recall: float) -> Switchi
         recall: What the lower end of a 95 % interval over the queries must reach.
     """
     depths = _depths(min(k, len(index)), len(index))
-    efforts = _efforts(index, queries[:_ASKED], depths, recall)
-    return Switching(tuple(depths), tuple(efforts), *_costs(index, queries[:_TIMED], k))
+    efforts, tails = _efforts(index, queries[:_ASKED], depths, recall)
+    return Switching(tuple(depths), efforts, tails, *_costs(index, queries[:_TIMED], k))
 
 
-def _efforts(index: IvfIndex, queries: Vectors, depths: list[int], recall: float) -> list[int]:
-    """For each depth the fewest lists that hold enough of the items down to it."""
-    lists = len(index.probing.sizes)
-    total: npt.NDArray[np.float64] = np.zeros((len(depths), lists))
-    squares = np.zeros_like(total)
+def _efforts(
+    index: IvfIndex, queries: Vectors, depths: list[int], recall: float
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """For each depth the fewest lists that hold enough of all items down to it, and of the last ones."""
+    lists, k = len(index.probing.sizes), depths[0]
+    found: npt.NDArray[np.float64] = np.zeros((2, len(depths), lists))
+    squares = np.zeros_like(found)
     for start in range(0, len(queries), _BLOCK):
         part = queries[start : start + _BLOCK]
         rows, _ = best(part @ index.vectors.T, depths[-1])
@@ -51,14 +53,16 @@ def _efforts(index: IvfIndex, queries: Vectors, depths: list[int], recall: float
             place[index.probing.order(index.extended(query))] = np.arange(lists)
             places = place[index.lists[mine]]
             for n, depth in enumerate(depths):
-                found = np.cumsum(np.bincount(places[:depth], minlength=lists)) / len(places[:depth])
-                total[n] += found
-                squares[n] += found**2
-    mean = total / len(queries)
+                for tail, some in enumerate((places[:depth], places[depth - k : depth])):
+                    share = np.cumsum(np.bincount(some, minlength=lists)) / len(some)
+                    found[tail, n] += share
+                    squares[tail, n] += share**2
+    mean = found / len(queries)
     spread = np.sqrt(np.maximum(squares / len(queries) - mean**2, 0.0))
     low = mean - _NORMAL * spread / np.sqrt(len(queries))
-    enough = [int(np.argmax(row >= min(recall, 1.0 - 1e-9))) + 1 for row in low]
-    return [int(effort) for effort in np.maximum.accumulate(enough)]
+    enough = np.argmax(low >= min(recall, 1.0 - 1e-9), axis=2) + 1
+    efforts, tails = np.maximum.accumulate(enough, axis=1).tolist()
+    return tuple(efforts), tuple(tails)
 
 
 def _depths(k: int, n: int) -> list[int]:

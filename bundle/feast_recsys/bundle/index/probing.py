@@ -63,7 +63,7 @@ class Probing:
         listed = plan.fixed_ns + effort * self.n / len(self.sizes) * (plan.scanned_ns + share * plan.compared_ns)
         return plan.kept_ns * passing < listed
 
-    def choose(self, query: Vectors, wanted: int, most: int, passing: Counts | None) -> Looked | None:
+    def choose(self, query: Vectors, wanted: int, most: int, passing: Counts | None, *, last: bool) -> Looked | None:
         """The lists to look at for the best of what is allowed.
 
         Args:
@@ -71,20 +71,22 @@ class Probing:
             wanted: Number of items down to which the passing ones should be found.
             most: No less than the number of items that are allowed.
             passing: [lists] how many items of each pass the filter; None if all do.
+            last: Whether those that come back are the last ones of these, since the others are left out.
 
         Returns:
             None where exact search over what is allowed is quicker.
         """
+        effort_for = self.switching.tail if last else self.switching.effort
         if passing is None:
-            probes = self._affordable(self.switching.effort(wanted), most, 1.0)
+            probes = self._affordable(effort_for(wanted), most, 1.0)
             return None if probes is None else self.nearest(query, probes)
         nearness = self.centroids @ query
         # The share that passes is that of the lists looked at, which depend on the share.
-        likely = self.switching.effort(_MARGIN * wanted * self.n / max(most, 1)) or self.n
+        likely = effort_for(_MARGIN * wanted * self.n / max(most, 1)) or self.n
         keys = _largest(nearness, min(self._bounded(likely), self._bounded(_FIRST * self.probes)))
         for _ in range(_ADJUSTED):
             share = self._share(keys, passing)
-            effort = self.switching.effort(_MARGIN * wanted / share) if share else None
+            effort = effort_for(_MARGIN * wanted / share) if share else None
             probes = self._affordable(effort, most, share)
             if probes is None:
                 return None

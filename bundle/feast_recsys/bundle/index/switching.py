@@ -1,7 +1,9 @@
 """Which way a search goes that may not return everything: through the index with more effort, or over what may.
 
 Among items of which a share s may come back, the k best lie as deep as the k / s best of all. How much effort it takes
-to look so deep does not depend on a filter, so it is measured once, on real queries without any.
+to look so deep does not depend on a filter, so it is measured once, on real queries without any. Where a request leaves
+out the e best, what is wanted are the k after them: these take more effort than all k + e on average, and have their
+own.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any
 
 # How effort grows with depth where nothing was measured.
 _GROWTH = 0.75
+_TAIL = 2.0  # and how much more the last ones take
 
 _COSTS = ("scanned_ns", "compared_ns", "gathered_ns", "kept_ns", "fixed_ns")
 
@@ -25,6 +28,7 @@ class Switching:
     Attributes:
         depths: Numbers of items, ascending.
         efforts: Parallel to `depths`: probes or breadth of a search that finds so many with the wanted recall.
+        tails: Parallel to `depths`: the effort that finds the last k of so many with the wanted recall.
         scanned_ns: Nanoseconds for an item that the index looks at, if only to find that it must not come back.
         compared_ns: Nanoseconds for an item that may come back, in addition.
         gathered_ns: Nanoseconds for an item that exact search gathers and scores.
@@ -34,6 +38,7 @@ class Switching:
 
     depths: tuple[int, ...]
     efforts: tuple[int, ...]
+    tails: tuple[int, ...]
     scanned_ns: float = 1.0
     compared_ns: float = 5.0
     gathered_ns: float = 20.0
@@ -42,13 +47,20 @@ class Switching:
 
     def effort(self, depth: float) -> int | None:
         """The effort for a depth, in between those measured; None if it is deeper than any of them."""
+        return self._between(self.efforts, depth)
+
+    def tail(self, depth: float) -> int | None:
+        """The effort for the last k items down to a depth; None if it is deeper than any that were measured."""
+        return self._between(self.tails, depth)
+
+    def _between(self, efforts: tuple[int, ...], depth: float) -> int | None:
         at = bisect_left(self.depths, depth)
         if at == len(self.depths):
             return None
         if at == 0 or depth == self.depths[at]:
-            return self.efforts[at]
+            return efforts[at]
         low, high = self.depths[at - 1 : at + 1]
-        less, more = self.efforts[at - 1 : at + 1]
+        less, more = efforts[at - 1 : at + 1]
         return ceil(less + (more - less) * (depth - low) / (high - low))
 
     def document(self) -> dict[str, Any]:
@@ -56,6 +68,7 @@ class Switching:
         return {
             "depths": list(self.depths),
             "efforts": list(self.efforts),
+            "tails": list(self.tails),
             "scanned_ns": round(self.scanned_ns, 3),
             "compared_ns": round(self.compared_ns, 3),
             "gathered_ns": round(self.gathered_ns, 3),
@@ -66,10 +79,10 @@ class Switching:
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Switching:
         """The inverse of `document`; raises KeyError, TypeError or ValueError where it is none."""
-        depths, efforts = tuple(map(int, document["depths"])), tuple(map(int, document["efforts"]))
-        if len(depths) != len(efforts) or list(depths) != sorted(set(depths)):
-            raise ValueError("depths must ascend, and efforts be parallel to them")
-        return cls(depths, efforts, *(float(document[name]) for name in _COSTS))
+        depths, efforts, tails = (tuple(map(int, document[name])) for name in ("depths", "efforts", "tails"))
+        if not len(depths) == len(efforts) == len(tails) or list(depths) != sorted(set(depths)):
+            raise ValueError("depths must ascend, and efforts and tails be parallel to them")
+        return cls(depths, efforts, tails, *(float(document[name]) for name in _COSTS))
 
 
 def unmeasured(k: int, effort: int, most: int) -> Switching:
@@ -85,4 +98,5 @@ def unmeasured(k: int, effort: int, most: int) -> Switching:
         depth *= 2
         depths.append(depth)
         efforts.append(min(most, max(efforts[-1] + 1, round(effort * (depth / k) ** _GROWTH))))
-    return Switching(tuple(depths), tuple(efforts))
+    tails = [efforts[0], *(min(most, ceil(effort * _TAIL)) for effort in efforts[1:])]
+    return Switching(tuple(depths), tuple(efforts), tuple(tails))
