@@ -93,6 +93,7 @@ def configuration_page() -> str:
         ("recsys.recommenders.NAME.retrieval", settings.Retrieval),
         ("recsys.recommenders.NAME.retrieval.index", index_settings.MeasuredIndex),
         ("recsys.recommenders.NAME.retrieval.index with a kind", index_settings.FixedIndex),
+        ("recsys.recommenders.NAME.retrieval.index with kind milvus or qdrant", index_settings.EngineIndex),
         ("recsys.recommenders.NAME.sources[N]", source_settings.Source),
         ("recsys.recommenders.NAME.ranking", settings.Ranking),
         ("recsys.recommenders.NAME.reranking", settings.Reranking),

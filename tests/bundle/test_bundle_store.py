@@ -97,6 +97,14 @@ def test_rolling_back_is_pointing_at_an_older_bundle(tmp_path):
     assert history(tmp_path) == [first.name, second.name, third.name]
 
 
+def test_what_servers_have_goes_before_no_other_bundle(tmp_path):
+    """After going back from a bundle, the next one is published beside the one that is being served."""
+    first, _ = (bundles.publish_bundle(tmp_path, seed=seed, keep=2) for seed in range(2))
+    point(tmp_path, first.name)
+    third = bundles.publish_bundle(tmp_path, seed=2, keep=2)
+    assert history(tmp_path) == [first.name, third.name]
+
+
 def test_pointing_at_nothing_names_what_there_is(tmp_path):
     folder = bundles.publish_bundle(tmp_path)
     with pytest.raises(CorruptArtifact, match=rf"no bundle 'other'; there are: {folder.name}"):

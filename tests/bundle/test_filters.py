@@ -227,3 +227,32 @@ def test_depth_is_limited(movies):
         tree = Compound("not", (tree,))
     with pytest.raises(InvalidArgument, match="nested more than 32 deep"):
         evaluate(tree, movies)
+
+
+@settings(deadline=None, max_examples=60)
+@given(catalogues(), TREES)
+def test_texts_that_repeat_are_filtered_alike(tmp_path_factory, catalogue, tree):
+    n, table = catalogue
+    folder = tmp_path_factory.mktemp("snapshot")
+    snapshot = snapshot_of(folder, 64 * n, {reference: 64 * items for reference, items in table.items()})
+    rows = [{reference: items[row] for reference, items in table.items()} for row in range(n)]
+    assert evaluate(parse_filter(tree, "filter"), snapshot).tolist() == 64 * [passes(tree, row) for row in rows]
+    assert not n or snapshot.coded("view:string") is not None
+
+
+@pytest.mark.parametrize("least", ["", "value 05", "value 11", "z"])
+def test_many_texts_and_rare_ones_among_lists_are_found(tmp_path, least):
+    texts = [f"value {n:02}" for n in range(20)] * 40
+    lists = [[] if n % 7 == 0 else [text, "rare"] if n % 399 == 5 else ["", text] for n, text in enumerate(texts)]
+    snapshot = snapshot_of(tmp_path, len(texts), {"view:string": texts, "view:strings": lists})
+    assert snapshot.coded("view:string") is not None
+    assert snapshot.coded("view:strings") is not None
+
+    def mask(kind, key, value):
+        return evaluate(Comparison(kind, key, value), snapshot).tolist()
+
+    assert mask("gte", "view:string", least) == [text >= least for text in texts]
+    some = texts[3:15]
+    assert mask("in", "view:string", some) == [text in some for text in texts]
+    assert mask("eq", "view:strings", "rare") == ["rare" in values for values in lists]
+    assert mask("in", "view:strings", some) == [bool({*some} & {*values}) for values in lists]

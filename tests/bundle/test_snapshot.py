@@ -239,3 +239,20 @@ def test_ids_of_another_type_are_no_snapshot(tmp_path, ids, held):
     np.save(tmp_path / "ids.npy", ids)
     with pytest.raises(CorruptArtifact, match=rf"ids\.npy holds {held}"):
         open_snapshot(tmp_path)
+
+
+def test_texts_are_coded_where_they_repeat(tmp_path):
+    texts = ["red", "blue", "red", "red", ""] * 8
+    columns = {
+        "view:colour": Column.of(DType.STRING, texts),
+        "view:colours": Column.of(DType.STRING, [[text, "red"] for text in texts], is_list=True),
+        "view:title": Column.of(DType.STRING, [f"title {n}" for n in range(40)]),
+        "view:price": Column.of(DType.FLOAT32, [1.0] * 40),
+    }
+    write_snapshot(tmp_path, np.arange(40), columns)
+    snapshot = open_snapshot(tmp_path)
+    assert snapshot.references == tuple(columns)
+    assert snapshot.coded("view:colour").to_pylist() == texts
+    assert snapshot.coded("view:colours").to_pylist() == [part for text in texts for part in (text, "red")]
+    assert snapshot.coded("view:title") is None
+    assert snapshot.coded("view:price") is None

@@ -15,6 +15,7 @@ from feast_recsys.bundle.errors import JobFailed
 from feast_recsys.bundle.runtime import load_graph
 from feast_recsys.bundle.signature import Graph, Role
 from feast_recsys.features.catalogue import Catalogue
+from feast_recsys.features.settings import Settings
 from feast_recsys.jobs.embed import embed, same_inputs, with_key
 from feast_recsys.jobs.fingerprint import fingerprint
 
@@ -137,3 +138,29 @@ def test_event_times_and_reasons_for_nothing_do_not_change_it(repo):
     later = replace(x, timestamps=x.timestamps + 5, status=status)
     before = fingerprint(repo, [], Catalogue(IDS, BASE))
     assert fingerprint(repo, [], Catalogue(IDS, BASE | {"a:x": later})) == before
+
+
+def with_index(repo, **index):
+    """The repository with other settings of every index."""
+    document = repo.settings.model_dump(mode="json", exclude_defaults=True)
+    for recommender in document["recommenders"].values():
+        recommender["retrieval"]["index"] = index
+    return replace(repo, settings=Settings.model_validate(document))
+
+
+@pytest.mark.parametrize(
+    "index", [{"sample": 500}, {"compaction": 0.2}, {"budget_seconds": 60}, {"recall": 0.99, "sample": 200}]
+)
+def test_how_an_index_is_measured_and_kept_up_does_not_change_it(repo, index):
+    before = fingerprint(repo, [], Catalogue(IDS, BASE))
+    assert fingerprint(with_index(repo, **index), [], Catalogue(IDS, BASE)) == before
+
+
+@pytest.mark.parametrize(
+    "index",
+    [{"recall": 0.95}, {"k": 10}, {"kinds": ["hnsw"]}, {"exact_microseconds": 50}, {"kind": "exact"},
+     {"kind": "ivf_flat", "probes": 9}],
+)  # fmt: skip
+def test_which_index_is_wanted_changes_it(repo, index):
+    before = fingerprint(repo, [], Catalogue(IDS, BASE))
+    assert fingerprint(with_index(repo, **index), [], Catalogue(IDS, BASE)) != before

@@ -14,36 +14,19 @@ import pytest
 import yaml
 from feast.protos.feast.types.Value_pb2 import Value
 from support import warehouse
+from support.during import During
 from support.feast_repo import TIMESTAMP, at
 
 from feast_recsys.bundle.errors import (
     InvalidRepository,
     JobFailed,
 )
-from feast_recsys.bundle.progress import Silent
 from feast_recsys.bundle.store import current, open_bundle
 from feast_recsys.features.repo import open_repo
 from feast_recsys.jobs.lease import hold_lease
 from feast_recsys.jobs.pipeline import materialize
 
 AS_OF = warehouse.AS_OF
-
-
-class During(Silent):
-    """Does something the moment a step begins, or first tells its progress."""
-
-    def __init__(self, step, action, *, on_progress=False):
-        self._step, self._action, self._on_progress = step, action, on_progress
-        self._now = ""
-
-    def start(self, step):
-        self._now = step
-        if step.startswith(self._step) and not self._on_progress:
-            self._action()
-
-    def progress(self, done, total):
-        if self._now.startswith(self._step) and self._on_progress and done == total:
-            self._action()
 
 
 def edit_signature(folder, model, edit):

@@ -15,9 +15,9 @@ from feast_recsys.bundle.columns import Column, DType
 from feast_recsys.bundle.errors import InvalidSettings
 from feast_recsys.bundle.signature import Role, Stage
 from feast_recsys.features.interactions import Interactions
+from feast_recsys.features.listings import cold, largest, likes, most_liked
 from feast_recsys.features.repo import open_repo
 from feast_recsys.jobs.doctor import examine
-from feast_recsys.jobs.listings import cold, largest, likes, most_liked
 from feast_recsys.jobs.pipeline import materialize
 
 AS_OF = warehouse.AS_OF

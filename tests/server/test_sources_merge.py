@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from support.serving_sources import merged
 
 from feast_recsys.bundle.index.allowed import Allowed
-from feast_recsys.server.sources import Found, Listing, merge, shares
+from feast_recsys.bundle.merging import Found, merge, shares
+from feast_recsys.server.sources import Listing
 
 ROWS = st.lists(st.integers(0, 30), unique=True, max_size=25)
 QUOTAS = st.lists(st.integers(0, 9), min_size=1, max_size=5)

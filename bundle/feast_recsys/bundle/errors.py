@@ -11,6 +11,7 @@ plain strings, so that this module needs no grpc. A message names the offending 
     ├── MissingFeature            a required feature has no value
     ├── StaleFeature              a value is older than its view's ttl, and the policy is to fail
     ├── OnlineStoreUnavailable    the store failed or was too slow, and the policy is to fail
+    ├── IndexUnavailable          the server of an index failed or was too slow
     ├── DeadlineExceeded          the caller's deadline passed, or the caller went away
     ├── InvalidSettings           the recsys section of feature_store.yaml is wrong
     ├── InvalidSignature          a model and its declared inputs do not fit
@@ -93,6 +94,13 @@ class OnlineStoreUnavailable(RecsysError):
 
     code = "UNAVAILABLE"
     reason = "ONLINE_STORE_UNAVAILABLE"
+
+
+class IndexUnavailable(RecsysError):
+    """Raised when the server that holds an index can't be reached, fails, or is too slow."""
+
+    code = "UNAVAILABLE"
+    reason = "INDEX_UNAVAILABLE"
 
 
 class DeadlineExceeded(RecsysError):

@@ -52,7 +52,7 @@ class FilterCache:
         known = self._wholes.get(plan)
         if known is not None:
             return known, True
-        allowed = Allowed(mask_of(self._bitmap(plan)), self._slices)
+        allowed = Allowed(mask_of(self._bitmap(plan)), self._slices, plan)
         n = len(allowed)
         # Rows allowed, or blocked as well: what an index may ask for later is paid for from the start.
         rows = len(allowed.rows) if allowed.count < FEW * n else n

@@ -34,6 +34,10 @@ from feast_recsys.bundle.snapshot import Snapshot
 _FLOAT32_MAX = 3.4028234663852886e38
 _INT64 = np.iinfo(np.int64)
 _ARROW = {DType.INT64: pa.int64(), DType.FLOAT32: pa.float32(), DType.BOOL: pa.uint8(), DType.STRING: pa.large_string()}
+# Up to so many codes are quicker compared one after the other than looked up.
+_COMPARED = 8
+# Hits that are rarer than one in so many are quicker found in the lists than counted.
+_RARE = 50
 _COMPARE = {"gt": pc.greater, "gte": pc.greater_equal, "lt": pc.less, "lte": pc.less_equal}
 
 
@@ -222,27 +226,51 @@ def _narrow(operand: int | float) -> float:
 
 
 def _ordered(plan: Ordered, values: pa.Array, snapshot: Snapshot) -> pa.BooleanArray:
-    return _COMPARE[plan.type](values, pa.scalar(plan.bound, _ARROW[snapshot.dtype(plan.key)]))
+    bound, coded = pa.scalar(plan.bound, _ARROW[snapshot.dtype(plan.key)]), snapshot.coded(plan.key)
+    if coded is None:
+        return _COMPARE[plan.type](values, bound)
+    return _where(_COMPARE[plan.type](coded.dictionary, bound), coded.indices)
 
 
 def _member(plan: Member, values: pa.Array, snapshot: Snapshot) -> pa.BooleanArray:
     if not plan.operands:
         return pa.repeat(pa.scalar(False), len(values))
+    coded = snapshot.coded(plan.key)
+    if coded is None:
+        hit = _among(plan, values.values if snapshot.is_list(plan.key) else values, snapshot)
+    else:
+        hit = _where(_among(plan, coded.dictionary, snapshot), coded.indices)
+    return _any(hit, np.asarray(values.offsets)) if snapshot.is_list(plan.key) else hit
+
+
+def _among(plan: Member, elements: pa.Array, snapshot: Snapshot) -> pa.BooleanArray:
     kind = _ARROW[snapshot.dtype(plan.key)]
-    elements = values.values if snapshot.is_list(plan.key) else values
     if len(plan.operands) == 1:
         [operand] = plan.operands
-        hit = pc.equal(elements, pa.scalar(operand, kind))
-    else:
-        # A set of Arrow's tells 0 from -0; operands have no sign there.
-        signed = [-0.0] if kind == pa.float32() and 0.0 in plan.operands else []
-        hit = pc.is_in(elements, pa.array([*plan.operands, *signed], kind))
-    return _any(hit, np.asarray(values.offsets)) if snapshot.is_list(plan.key) else hit
+        return pc.equal(elements, pa.scalar(operand, kind))
+    # A set of Arrow's tells 0 from -0; operands have no sign there.
+    signed = [-0.0] if kind == pa.float32() and 0.0 in plan.operands else []
+    return pc.is_in(elements, pa.array([*plan.operands, *signed], kind))
+
+
+def _where(hit: pa.BooleanArray, codes: pa.Array) -> pa.BooleanArray:
+    """Of each code whether the text of that number is hit."""
+    hits = np.flatnonzero(mask_of(hit)).tolist()
+    if len(hits) > _COMPARED:
+        return hit.take(codes)
+    if not hits:
+        return pa.repeat(pa.scalar(False), len(codes))
+    return reduce(pc.or_, (pc.equal(codes, pa.scalar(code, pa.int32())) for code in hits))
 
 
 def _any(hit: pa.BooleanArray, offsets: npt.NDArray[np.int64]) -> pa.BooleanArray:
     """[n] whether there is a hit among the elements of each list; Arrow has no kernel for that."""
-    counted = np.zeros(len(hit) + 1, np.int64)
-    np.cumsum(mask_of(hit), out=counted[1:])
-    before = counted.take(offsets)
-    return pa.array(before[1:] > before[:-1])
+    hits = mask_of(hit)
+    if np.count_nonzero(hits) * _RARE < len(hits):
+        found = np.zeros(len(offsets) - 1, np.bool_)
+        at = offsets[0] + np.flatnonzero(hits[offsets[0] : offsets[-1]])
+        found[np.searchsorted(offsets, at, side="right") - 1] = True
+        return pa.array(found)
+    counted = np.zeros(len(hit) + 1, np.int32 if len(hit) < 2**31 else np.int64)
+    np.cumsum(hits, out=counted[1:])
+    return pa.array(np.diff(counted.take(offsets)) > 0)

@@ -3,7 +3,8 @@
 A snapshot is a folder of three files. `ids.npy` holds the item ids in ascending order, as int64 or as UTF-8 bytes of
 fixed width. `rows.npy` is the table that leads from ids to rows (see `lookup`), so that no process needs a dictionary.
 `features.arrow` is an Arrow IPC file of one record batch: per feature its values (without nulls) and, under
-`<reference>#status` and `#valid`, what they are worth; per view `<view>#timestamp`.
+`<reference>#status` and `#valid`, what they are worth; per view `<view>#timestamp`. Texts that repeat are there a
+second time, under `<reference>#coded`, as numbers of the distinct ones: filters compare those.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ FEATURES_FILE = "features.arrow"
 
 _ARROW = {DType.INT64: pa.int64(), DType.FLOAT32: pa.float32(), DType.BOOL: pa.uint8(), DType.STRING: pa.large_string()}
 _DTYPE_KEY = b"recsys.dtype"
+
+# Texts are coded where each comes so often on average; a dictionary of texts that hardly repeat saves nothing.
+_REPEATED = 8
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,13 @@ class Snapshot:
         """The raw Arrow values of one feature; slots without a value hold the dtype's zero."""
         return self._view(reference).arrow
 
+    def coded(self, reference: str) -> pa.DictionaryArray | None:
+        """The texts of `arrow`, or the elements of its lists, as numbers of distinct ones; None if they hardly repeat.
+
+        Comparing numbers takes a tenth of the time or less.
+        """
+        return self._view(reference).coded
+
     def valid(self, reference: str) -> npt.NDArray[np.bool_]:
         """[n] whether each item has a usable value."""
         return self._view(reference).whole.valid
@@ -148,7 +159,11 @@ class Snapshot:
             values = elements.to_numpy(zero_copy_only=True).view(dtype.numpy)
         status, valid = self._array(f"{reference}#status", np.uint8), self._array(f"{reference}#valid", np.uint8)
         timestamps = self._array(f"{reference.partition(':')[0]}#timestamp", np.int64)
-        return _View(Column(dtype, values, status, valid.view(np.bool_), timestamps, offsets), arrow)
+        coded = None
+        if f"{reference}#coded" in self.table.column_names and chunked.num_chunks:
+            coded = self.table.column(f"{reference}#coded").chunk(0)
+            coded = coded.values if offsets is not None else coded
+        return _View(Column(dtype, values, status, valid.view(np.bool_), timestamps, offsets), arrow, coded)
 
     def _array(self, name: str, dtype: npt.DTypeLike) -> Array:
         chunks = self.table.column(name).chunks
@@ -162,10 +177,12 @@ class _View:
     Attributes:
         whole: All items. Of strings without the values: they are made when they are taken.
         arrow: The same as Arrow has it.
+        coded: Its texts as numbers, if there are such; of lists the elements.
     """
 
     whole: Column
     arrow: pa.Array
+    coded: pa.DictionaryArray | None
 
 
 def write_snapshot(folder: Path, ids: Array, columns: Mapping[str, Column]) -> None:
@@ -189,6 +206,8 @@ def write_snapshot(folder: Path, ids: Array, columns: Mapping[str, Column]) -> N
         if len(column) != len(order):
             raise ValueError(f"{reference} has {len(column)} rows for {len(order)} items")
         arrays[reference] = (_to_arrow(column), column.dtype)
+        if (coded := _coded(arrays[reference][0])) is not None:
+            arrays[f"{reference}#coded"] = (coded, None)
         arrays[f"{reference}#status"] = (pa.array(column.status), None)
         arrays[f"{reference}#valid"] = (pa.array(column.valid.view(np.uint8)), None)
         arrays.setdefault(f"{reference.partition(':')[0]}#timestamp", (pa.array(column.timestamps), None))
@@ -232,6 +251,18 @@ def _take_text(view: _View, rows: Rows) -> Column:
         taken, offsets = taken.values, np.asarray(taken.offsets)
     values = taken.to_numpy(zero_copy_only=False)
     return Column(whole.dtype, values, whole.status[rows], whole.valid[rows], whole.timestamps[rows], offsets)
+
+
+def _coded(array: pa.Array) -> pa.Array | None:
+    """An array of texts, or of lists of texts, with these as numbers of distinct ones; None of anything else."""
+    is_list = pa.types.is_large_list(array.type)
+    texts = array.values if is_list else array
+    if not pa.types.is_large_string(texts.type):
+        return None
+    coded = texts.dictionary_encode()
+    if len(coded.dictionary) * _REPEATED > len(coded):
+        return None
+    return pa.LargeListArray.from_arrays(array.offsets, coded) if is_list else coded
 
 
 def _to_arrow(column: Column) -> pa.Array:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,11 @@ from feast_recsys.bundle.errors import CorruptArtifact
 from feast_recsys.bundle.index.exact import ExactIndex
 from feast_recsys.bundle.index.kinds import open_index
 from feast_recsys.bundle.index.protocol import Index, Rows, Vectors
+from feast_recsys.bundle.index.remote import open_embedded, open_remote
 from feast_recsys.bundle.index.segments import BASE_FILE, Segments, open_base_rows
+from feast_recsys.bundle.index.spec import ENGINES
 from feast_recsys.bundle.index.vectors import open_vectors
+from feast_recsys.bundle.index.waiting import WaitingIndex, open_waiting
 from feast_recsys.bundle.item_columns import open_item_columns
 from feast_recsys.bundle.listing import open_listing, open_rows
 from feast_recsys.bundle.manifest import MANIFEST_FILE, Manifest, RecommenderEntry, verify
@@ -131,24 +135,33 @@ def publish(root: Path, staged: Path, manifest: Manifest, *, keep: int) -> Path:
     Raises:
         FileExistsError: there is a bundle of that name already; `next_id` gives free ones.
         CorruptArtifact, InvalidSignature: what was staged can't be opened; nothing was published.
+        IndexUnavailable: the server of an index does not answer; nothing was published.
     """
     target = root / manifest.bundle_id
     if target.exists():
         raise FileExistsError(f"{target} exists already")
     manifest.save(staged)
-    open_bundle(staged)
+    _reach(open_bundle(staged))
     staged.chmod(0o755)
     for path in (*staged.rglob("*"), staged):
         _flush(path)
     staged.rename(target)
     _flush(root)
+    before = current(root)
     point(root, manifest.bundle_id)
-    for name in history(root)[:-keep]:
+    for name in _doomed(history(root), before, keep):
         # Renamed first: a removal that is cut short leaves no half bundle to roll back to.
         doomed = root / f"{_STAGING}{name}"
         (root / name).rename(doomed)
         shutil.rmtree(doomed)
     return target
+
+
+def _doomed(names: list[str], before: str | None, keep: int) -> list[str]:
+    """What to remove of all bundles, the new one last. Servers still have the one before: it goes before no other."""
+    if keep > 1 and before in names[:-keep]:
+        names = [*(name for name in names[:-1] if name != before), before, names[-1]]
+    return names[:-keep]
 
 
 def next_id(root: Path, now: datetime, fingerprint: str) -> str:
@@ -232,6 +245,15 @@ def open_bundle(folder: Path, execution: Execution = ON_CPU, *, verified: bool =
     return Bundle(manifest, snapshot, recommenders)
 
 
+def _reach(bundle: Bundle) -> None:
+    """Raises IndexUnavailable if the server of an index can't be asked; one that serves would wait for it."""
+    for recommender in bundle.recommenders.values():
+        models = (source.model for source in recommender.sources.values() if source.model is not None)
+        for loaded in (recommender, *models):
+            if isinstance(loaded.index, WaitingIndex):
+                loaded.index.opened()
+
+
 def _open(folder: Path, entry: RecommenderEntry, snapshot: Snapshot, execution: Execution) -> LoadedRecommender:
     retrieval, graphs = load_model(folder / entry.retrieval, (Role.QUERY_ENCODER,), execution)
     _expect(retrieval.stage is Stage.RETRIEVAL, f"{entry.retrieval} is no retrieval model")
@@ -244,7 +266,7 @@ def _open(folder: Path, entry: RecommenderEntry, snapshot: Snapshot, execution: 
         width == retrieval.dimension,
         f"{entry.vectors} has width {width}, {entry.retrieval} says {retrieval.dimension}",
     )
-    index = _open_index(folder, entry, vectors)
+    index = _open_index(folder, entry, vectors, snapshot)
     query = graphs[Role.QUERY_ENCODER.value]
     if entry.ranking is None:
         return LoadedRecommender(retrieval, query, index, None, None)
@@ -281,11 +303,15 @@ def _open_sources(
     }
 
 
-def _open_index(folder: Path, entry: RecommenderEntry, vectors: Vectors) -> Index:
+def _open_index(folder: Path, entry: RecommenderEntry, vectors: Vectors, snapshot: Snapshot) -> Index:
     """What the manifest names; exact search where it names nothing."""
     chosen = entry.index
+    if chosen is not None and chosen.remote is not None:
+        return open_waiting(partial(open_remote, chosen.spec, chosen.remote, vectors, snapshot), vectors)
     if chosen is None or chosen.folder is None:
         return ExactIndex(vectors)
+    if chosen.spec.kind in ENGINES:
+        return open_embedded(chosen.spec, folder / chosen.folder, vectors, snapshot)
     if chosen.segments is not None:
         built_of, segments = open_vectors(folder / chosen.segments / BASE_FILE), folder / chosen.segments
         base = open_index(chosen.spec, folder / chosen.folder, built_of, chosen.switching)

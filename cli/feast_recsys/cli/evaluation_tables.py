@@ -97,7 +97,7 @@ def _lists_table(found: Assessment) -> Table:
 
     cut, k = min(SHOWN, found.candidates), found.candidates
     metrics = list(dict.fromkeys([f"recall@{cut}", f"recall@{k}", f"map@{cut}", f"hit_rate@{cut}"]))
-    table = _table("The same lists by other measures", *metrics, f"coverage@{cut}", f"Gini@{cut}")
+    table = _table("The same lists by other measures", *metrics, f"coverage@{cut}", f"Gini@{cut}", stacked=True)
     for name, values in found.metrics.items():
         exposure = found.exposure[name]
         cells = [f"{values[m].mean:.4f}" for m in metrics]
@@ -127,7 +127,7 @@ def _seed_table(found: Assessment, seeds: SeedSummary) -> Table:
     cut, k = min(SHOWN, found.candidates), found.candidates
     table = _table(
         f"Over {len(seeds.seeds)} trainings, seeds {', '.join(map(str, seeds.seeds))}, 95 % intervals",
-        f"NDCG@{cut}", "deviation", f"Recall@{k}", "ours is better by",
+        f"NDCG@{cut}", "deviation", f"Recall@{k}", "ours is better by", stacked=True,
     )  # fmt: skip
     for name, values in seeds.metrics.items():
         main, gain = values[f"ndcg@{cut}"], seeds.gains.get(name)
@@ -155,12 +155,13 @@ def _spread(figure: OverSeeds) -> str:
     return f"{figure.mean:.4f} ± {figure.deviation:.4f}"
 
 
-def _table(title: str, *columns: str) -> Table:
+def _table(title: str, *columns: str, stacked: bool = False) -> Table:
+    """An empty table; `stacked` puts names over their cuts, where they don't fit into 80 columns side by side."""
     from rich.table import Table as Grid
 
     table = Grid(box=None, header_style="dim", pad_edge=False, title=title, title_justify="left", title_style="bold")
     table.add_column("", no_wrap=True)
     for column in columns:
-        # In 80 columns a name and its cut don't fit side by side.
-        table.add_column(column.replace("@", "\n@"), justify="right", overflow="fold", vertical="bottom")
+        heading = column.replace("@", "\n@") if stacked else column
+        table.add_column(heading, justify="right", overflow="fold", vertical="bottom")
     return table

@@ -133,7 +133,9 @@ def train(
 def _train(repo: Repo, name: str, run: Run, config: DataConfig, warm_start: Path | None) -> Evaluation | None:
     """Trains, measures and keeps the models; None in all processes but the first."""
     from feast_recsys.evaluation.protocol import evaluate_recommender
+    from feast_recsys.features.settings import SECTION
     from feast_recsys.models.data.training_data import load_data
+    from feast_recsys.models.ranking.sources import check_past
     from feast_recsys.models.refit import refit_ranker, refit_retrieval
     from feast_recsys.models.train import train_family, train_ranker
     from feast_recsys.models.training.checkpoint import save_checkpoint
@@ -148,6 +150,9 @@ def _train(repo: Repo, name: str, run: Run, config: DataConfig, warm_start: Path
     if run.world.is_first:
         run.world.of_first(0.0)
     settings = data.settings
+    if settings.ranking is not None:
+        # Retrieval would be trained for minutes before the ranker says so.
+        check_past(settings, f"{SECTION}.recommenders.{name}", tuple(data.user_columns), tuple(data.item_columns))
     places = [run.within(settings.retrieval.model)]
     retrieval = train_family(repo, name, data=data, run=places[0])
     if not run.world.is_first:

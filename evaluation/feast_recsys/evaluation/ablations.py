@@ -89,7 +89,8 @@ def ablations(
     base = train_family(repo, recommender, data=data, run=run.within("base")) if refitted else retrieval
     candidates = ranking_candidates(data, base, config, run)
     k = min(data.settings.candidates, data.items)
-    found = retrieved_set(retrieval.modules, tensors_of(data, retrieval), data, data.test, k)
+    tensors, bias = tensors_of(data, retrieval), retrieval.signature.bias
+    found = retrieved_set(retrieval.modules, tensors, data, data.test, k, bias=bias)
     rows: dict[str, Ablation] = {}
     main: Values | None = None
     for name, parts in NAMES.items():

@@ -23,7 +23,8 @@ from feast_recsys.evaluation.slices import item_slices, recall_within, user_slic
 from feast_recsys.models.data.events import Part
 from feast_recsys.models.data.histories import Histories, from_lists
 from feast_recsys.models.data.training_data import TrainingData
-from feast_recsys.models.ranking.candidates import RankingSet
+from feast_recsys.models.ranking.candidates import RankingSet, ranked_sources, retrieved_set
+from feast_recsys.models.ranking.sources import is_own
 from feast_recsys.models.retrieval.scoring import best, is_liked, score_catalogue
 from feast_recsys.models.training.checkpoint import Checkpoint
 
@@ -180,7 +181,8 @@ def _our_lists(
         own = np.take_along_axis(scores, np.maximum(chosen, 0), axis=1)
         sets[name][0][rows], sets[name][1][rows] = chosen, np.where(chosen >= 0, own, np.float32(0))
 
-    for rows, block in score_catalogue(retrieval.modules, tensors_of(data, retrieval), data, queries):
+    tensors, listed = tensors_of(data, retrieval), ranked_sources(data) if ranking is not None else ()
+    for rows, block in score_catalogue(retrieval.modules, tensors, data, queries):
         put("retrieve", rows, best(block, k).items, block)
         if ranking is not None:
             put("popular_rank", rows, best(np.where(block > -np.inf, likes, np.float32(-np.inf)), k).items, block)
@@ -190,8 +192,17 @@ def _our_lists(
         progress.done(f"{len(queries)} test users")
         return {"retrieve": sets["retrieve"][0]}, {}, None
     ordered, quality = {}, None
+    merged = None
+    if listed:
+        # What Retrieve hands to Rank comes from all sources; the other lists ask the model alone.
+        merged = retrieved_set(retrieval.modules, tensors, data, queries, k, bias=retrieval.signature.bias)
+        sets["retrieve"] = merged.items, merged.scores
+    own = next((at for at, source in enumerate(listed) if is_own(source, data.settings)), 0)
     for number, (name, (chosen, scores)) in enumerate(sets.items()):
-        candidates = RankingSet(queries, chosen, scores, is_liked(chosen, queries))
+        sources = np.full(chosen.shape, own, np.int64) if listed else None
+        candidates = RankingSet(queries, chosen, scores, is_liked(chosen, queries), sources)
+        if name == "retrieve" and merged is not None:
+            candidates = merged
         probabilities = rank(data, ranking, candidates)
         order = order_of(candidates, probabilities)[:, :k]
         ordered["rank" if name == "retrieve" else name] = np.take_along_axis(chosen, order, axis=1)

@@ -87,7 +87,8 @@ def evaluate_recommender(
     progress.start("evaluate both stages")
     queries, k = data.test, min(data.settings.candidates, data.items)
     relevant = Relevant(queries.offsets, queries.items)
-    found = retrieved_set(retrieval.modules, tensors_of(data, retrieval), data, queries, k)
+    tensors, bias = tensors_of(data, retrieval), retrieval.signature.bias
+    found = retrieved_set(retrieval.modules, tensors, data, queries, k, bias=bias)
     lists = {"retrieve": found.items}
     quality = None
     if ranking is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 
 import prometheus_client  # noqa: F401 -- reads the variables when it is imported
 
@@ -38,6 +39,9 @@ for _name in set(_VARIABLES) - _SET_BY_OTHERS:
 # Feast says at each opening that `serve_features_while_materializing` has no effect on a file registry. It has: without
 # it a process that materializes can't be read from, and a test shows it.
 logging.getLogger("feast.repo_config").addFilter(lambda record: "typically has no effect" not in record.getMessage())
+
+# Feast imports its store for Milvus wherever pymilvus is installed, whatever the repository uses.
+warnings.filterwarnings("ignore", 'Field name "vector_enabled"', UserWarning)
 
 __all__ = [
     "DUMMY_ENTITY_ID",

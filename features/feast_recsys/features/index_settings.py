@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeAlias
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from feast_recsys.bundle.errors import InvalidSettings
-from feast_recsys.bundle.index.spec import KINDS, IndexSpec, spec_of
+from feast_recsys.bundle.index.spec import ENGINES, KINDS, IndexSpec, spec_of
 
 Recall = Annotated[float, Field(gt=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
 
 # Pydantic puts the tag of a union into the path of an error, where nobody wrote it.
-_MEASURED, _FIXED = "index:measured", "index:fixed"
+_MEASURED, _FIXED, _ENGINE = "index:measured", "index:fixed", "index:engine"
 
 
 class _Measure(BaseModel):
@@ -49,6 +50,12 @@ class MeasuredIndex(_Measure):
             if kind not in KINDS:
                 raise PydanticCustomError(
                     "index_kind", "no index kind {kind}; there are: {known}", {"kind": kind, "known": ", ".join(KINDS)}
+                )
+            if kind in ENGINES:
+                raise PydanticCustomError(
+                    "index_kind",
+                    "{kind} is not measured among others; name it alone: `index: {left}kind: {kind}{right}`",
+                    {"kind": kind, "left": "{", "right": "}"},
                 )
         return self
 
@@ -84,17 +91,64 @@ class FixedIndex(_Measure):
         return self
 
 
+class EngineIndex(FixedIndex):
+    """Milvus or Qdrant, with its parameters: on a server, or embedded in the bundle. See docs/milvus-qdrant.md."""
+
+    kind: str
+    """`milvus` or `qdrant`."""
+    address: str | None = None
+    """Where its server is, such as `http://milvus:19530`; None for an embedded one. Its secret comes from the
+    environment: `MILVUS_TOKEN` or `QDRANT_API_KEY`."""
+    timeout_seconds: Annotated[float, Field(gt=0)] = 1.0
+    """How long one search of a server may take."""
+
+    @field_validator("address")
+    @classmethod
+    def _know_address(cls, address: str | None) -> str | None:
+        if address is None:
+            return None
+        wrong = _wrong_address(address)
+        if wrong:
+            # Without the address: what is wrong about it may be a secret in it.
+            raise PydanticCustomError(
+                "index_address", "{wrong}; write it as http://HOST:PORT or https://HOST:PORT", {"wrong": wrong}
+            )
+        return address.rstrip("/")
+
+
+def _wrong_address(address: str) -> str:
+    """What is wrong about the address of a server; empty if nothing."""
+    try:
+        parts = urlsplit(address)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return "it is no address"
+    if parts.username is not None or parts.password is not None:
+        return "a secret does not belong into the address but into MILVUS_TOKEN or QDRANT_API_KEY of the environment"
+    if parts.scheme not in ("http", "https") or not host:
+        return "it is no address of a server"
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        return "nothing may follow its port"
+    return ""
+
+
 def _tag(value: Any) -> str:
-    fixed = "kind" in value if isinstance(value, Mapping) else isinstance(value, FixedIndex)
-    return _FIXED if fixed else _MEASURED
+    if not isinstance(value, Mapping):
+        return _ENGINE if isinstance(value, EngineIndex) else _FIXED if isinstance(value, FixedIndex) else _MEASURED
+    if "kind" not in value:
+        return _MEASURED
+    return _ENGINE if value["kind"] in ENGINES else _FIXED
 
 
 IndexSettings: TypeAlias = Annotated[
-    Annotated[MeasuredIndex, Tag(_MEASURED)] | Annotated[FixedIndex, Tag(_FIXED)], Discriminator(_tag)
+    Annotated[MeasuredIndex, Tag(_MEASURED)]
+    | Annotated[FixedIndex, Tag(_FIXED)]
+    | Annotated[EngineIndex, Tag(_ENGINE)],
+    Discriminator(_tag),
 ]
-"""A section with `kind` is fixed, any other measured."""
+"""A section with `kind` is fixed, in an engine of its own if it names one of these; any other is measured."""
 
 
 def setting_path(section: str, location: Iterable[int | str]) -> str:
     """The path of a setting as the file has it, from where pydantic found an error."""
-    return ".".join([section, *(str(part) for part in location if part not in (_MEASURED, _FIXED))])
+    return ".".join([section, *(str(part) for part in location if part not in (_MEASURED, _FIXED, _ENGINE))])

@@ -286,7 +286,8 @@ def parse_settings(section: Any, file: Path) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         path = setting_path(SECTION, first["loc"])
-        raise InvalidSettings(f"{file}: {path}: {first['msg'].lower()}", field=path) from error
+        message = first["msg"]
+        raise InvalidSettings(f"{file}: {path}: {message[0].lower()}{message[1:]}", field=path) from error
 
 
 def load_settings(repo_path: Path, feature_store_yaml: Path | None = None) -> Settings:

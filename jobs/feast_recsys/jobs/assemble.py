@@ -31,6 +31,14 @@ ITEM_COLUMNS = "item_columns"
 Models = Mapping[tuple[str, Stage], ExportedModel]
 
 
+def write_catalogue(staged: Path, catalogue: Catalogue) -> None:
+    """Writes the snapshot into a staging folder, unless it is there."""
+    folder = staged / SNAPSHOT_FOLDER
+    if not folder.exists():
+        folder.mkdir()
+        write_snapshot(folder, catalogue.ids, catalogue.columns)
+
+
 def write_files(
     staged: Path,
     models: Models,
@@ -46,8 +54,7 @@ def write_files(
     Raises:
         JobFailed: a model was exported anew while the job ran.
     """
-    (staged / SNAPSHOT_FOLDER).mkdir()
-    write_snapshot(staged / SNAPSHOT_FOLDER, catalogue.ids, catalogue.columns)
+    write_catalogue(staged, catalogue)
     for model in {m.name: m for m in models.values()}.values():
         _copy(model, staged / MODELS / model.name)
     (staged / VECTORS).mkdir()

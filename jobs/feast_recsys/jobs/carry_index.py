@@ -13,6 +13,7 @@ import numpy as np
 from feast_recsys.bundle.columns import Array
 from feast_recsys.bundle.index.entry import EXACT, IndexEntry
 from feast_recsys.bundle.index.segments import BASE_FILE, TOMBSTONE, open_base_rows, save_base_rows
+from feast_recsys.bundle.index.spec import ENGINES
 from feast_recsys.bundle.index.vectors import open_vectors
 from feast_recsys.bundle.manifest import RecommenderEntry
 from feast_recsys.bundle.snapshot import UNKNOWN_ROW
@@ -107,8 +108,11 @@ def _carried(
 
 
 def _wanted(settings: MeasuredIndex | FixedIndex, entry: IndexEntry, n: int) -> bool:
-    """Whether an index answers to the settings of now. One that was fixed may not have been worth choosing."""
-    if entry.spec.kind == EXACT or (settings.recall, settings.k) != (entry.recall, entry.k):
+    """Whether an index answers to the settings of now. One that was fixed may not have been worth choosing.
+
+    Engines hold filter columns as well, and these belong to one snapshot: they are filled anew.
+    """
+    if entry.spec.kind in (EXACT, *ENGINES) or (settings.recall, settings.k) != (entry.recall, entry.k):
         return False
     if isinstance(settings, FixedIndex):
         return settings.spec() == entry.spec

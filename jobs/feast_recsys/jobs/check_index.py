@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from feast_recsys.bundle.errors import IndexUnavailable
 from feast_recsys.bundle.index.entry import EXACT, IndexEntry
+from feast_recsys.bundle.index.spec import IndexSpec
+from feast_recsys.bundle.index.waiting import WaitingIndex
 from feast_recsys.bundle.store import Bundle
-from feast_recsys.features.index_settings import FixedIndex, MeasuredIndex
+from feast_recsys.features.index_settings import EngineIndex, FixedIndex, MeasuredIndex
 from feast_recsys.features.repo import Repo
 from feast_recsys.features.settings import SECTION
 from feast_recsys.jobs.choose_index import exact_entry, needs_nothing, shortfall
@@ -35,19 +38,25 @@ def check_index(repo: Repo, bundle: Bundle, name: str) -> Iterator[Finding]:
         yield Finding("warning", subject, text, remedy)
     if text := _other_wish(settings, entry, n):
         yield Finding("warning", subject, text, MEASURE_AGAIN)
+    index = bundle.recommenders[name].index
+    if isinstance(index, WaitingIndex):
+        try:
+            index.opened()
+        except IndexUnavailable as error:
+            yield Finding("error", subject, error.message, "start that server, or correct `address` and materialize")
 
 
 def _facts(entry: IndexEntry) -> str:
     """Kind, recall and costs, in a line."""
-    point = entry.measured
+    point, spec = entry.measured, _at(entry.spec, entry.remote.address if entry.remote is not None else None)
     if point is None:
-        return f"{entry.spec}: {entry.why}"
+        return f"{spec}: {entry.why}"
     exact = next((p.microseconds for p in entry.curve if p.spec.kind == EXACT), None)
     if entry.spec.kind == EXACT:
-        return f"{entry.spec}, {point.microseconds:,.0f} us a query: {entry.why}"
+        return f"{spec}, {point.microseconds:,.0f} us a query: {entry.why}"
     beside = f", exact search {exact:,.0f} us" if exact is not None else ""
     return (
-        f"{entry.spec}: recall@{entry.k} {point.recall:.4f} ({point.low:.4f} to {point.high:.4f}) on queries of "
+        f"{spec}: recall@{entry.k} {point.recall:.4f} ({point.low:.4f} to {point.high:.4f}) on queries of "
         f"{entry.asked}, {point.microseconds:,.0f} us a query{beside}, {point.bytes / 1e6:,.0f} MB, built in "
         f"{point.build_seconds:,.1f} s; {entry.why}"
     )
@@ -56,8 +65,9 @@ def _facts(entry: IndexEntry) -> str:
 def _other_wish(settings: MeasuredIndex | FixedIndex, entry: IndexEntry, n: int) -> str:
     """What the settings want by now that the bundle does not have; empty if it has all."""
     if isinstance(settings, FixedIndex):
-        wanted = settings.spec()
-        return f"the settings say {wanted}, the bundle has {entry.spec}" if wanted != entry.spec else ""
+        wanted = _at(settings.spec(), settings.address if isinstance(settings, EngineIndex) else None)
+        got = _at(entry.spec, entry.remote.address if entry.remote is not None else None)
+        return f"the settings say {wanted}, the bundle has {got}" if wanted != got else ""
     if needs_nothing(settings, n) and entry.spec.kind == EXACT:
         return ""
     if (settings.recall, settings.k) != (entry.recall, entry.k):
@@ -68,3 +78,7 @@ def _other_wish(settings: MeasuredIndex | FixedIndex, entry: IndexEntry, n: int)
     if settings.kinds and entry.spec.kind not in (*settings.kinds, EXACT):
         return f"the settings allow {', '.join(settings.kinds)}, the bundle has {entry.spec.kind}"
     return ""
+
+
+def _at(spec: IndexSpec, address: str | None) -> str:
+    return f"{spec} at {address}" if address is not None else str(spec)

@@ -14,7 +14,7 @@ from feast_recsys.bundle.errors import RecsysError
 from feast_recsys.bundle.index.entry import EXACT, IndexEntry
 from feast_recsys.bundle.index.kinds import candidates, measure_switching, open_index
 from feast_recsys.bundle.index.protocol import Vectors
-from feast_recsys.bundle.index.spec import IndexSpec
+from feast_recsys.bundle.index.spec import ENGINES, IndexSpec
 from feast_recsys.bundle.manifest import Manifest
 from feast_recsys.bundle.signature import Stage
 from feast_recsys.bundle.store import current
@@ -232,7 +232,7 @@ def _bias(before: IndexEntry | None) -> float:
 def _may_stay(before: IndexEntry, settings: MeasuredIndex, n: int) -> bool:
     """Whether a choice answers to the same wishes and much the same catalogue."""
     wishes = (settings.recall, settings.k) == (before.recall, before.k)
-    kind = before.spec.kind != EXACT and (before.spec.kind in settings.kinds or not settings.kinds)
+    kind = before.spec.kind not in (EXACT, *ENGINES) and (before.spec.kind in settings.kinds or not settings.kinds)
     return wishes and kind and before.measured is not None and 1 / _GROWTH <= n / max(before.items, 1) <= _GROWTH
 
 

@@ -19,6 +19,10 @@ from feast_recsys.jobs.sources import NO_SOURCES, SourceData, all_sources
 # Raised when the same inputs would make another bundle.
 RECIPE = 2
 
+# How an index is measured and kept up, but not which it is: that these change is no reason for a new bundle. The next
+# one goes by them, and `materialize --full` at once.
+_HOW = {"sample", "compaction", "budget_seconds"}
+
 
 def fingerprint(
     repo: Repo, models: Iterable[ExportedModel], catalogue: Catalogue, sources: SourceData = NO_SOURCES
@@ -48,7 +52,7 @@ def _settings(repo: Repo) -> dict[str, Any]:
             r.retrieval.model,
             r.retrieval.vectors,
             r.ranking.model if r.ranking else None,
-            r.retrieval.index.model_dump(mode="json"),
+            r.retrieval.index.model_dump(mode="json", exclude=_HOW),
         ]
         for name, r in settings.recommenders.items()
     }

@@ -15,7 +15,7 @@ import numpy as np
 from feast_recsys.bundle.index.entry import EXACT, Measurement
 from feast_recsys.bundle.index.exact import ExactIndex
 from feast_recsys.bundle.index.kinds import build_index, open_index
-from feast_recsys.bundle.index.protocol import Vectors
+from feast_recsys.bundle.index.protocol import Index, Vectors
 from feast_recsys.bundle.index.spec import IndexSpec
 from feast_recsys.jobs.index_timing import microseconds
 from feast_recsys.jobs.recall import Truth, exact_answers, interval, recalls, search_all
@@ -106,13 +106,8 @@ class Trials:
 
     def measure(self, spec: IndexSpec, build_seconds: float) -> Measurement:
         """Measures a search of an index that was built."""
-        folder = self.folder(spec)
-        index = open_index(spec, folder, self.vectors)
-        shares = recalls(self.truth, *search_all(index, self.queries, self.k))
-        mean, low, high = (round(share, 5) for share in interval(shares, self.truth.k))
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        taken = microseconds(index, self.queries, self.k)
-        self.points.append(Measurement(spec, mean, low, high, taken, round(build_seconds, 2), size))
+        index = open_index(spec, self.folder(spec), self.vectors)
+        self.points.append(measure(spec, index, self.truth, self.k, build_seconds, self.folder(spec)))
         return self.points[-1]
 
     def folder(self, spec: IndexSpec) -> Path:
@@ -156,6 +151,26 @@ class Trials:
         taken = time.monotonic() - start
         shutil.rmtree(folder)
         return taken * _TRIAL_SHARE <= left
+
+
+def measure(
+    spec: IndexSpec, index: Index, truth: Truth, k: int, build_seconds: float, folder: Path | None
+) -> Measurement:
+    """Recall and time of an index.
+
+    Args:
+        spec: What it is.
+        index: Opened.
+        truth: Exact answers to the queries, at least one.
+        k: Number of items wanted.
+        build_seconds: What building it took.
+        folder: Its files; None if it has none here.
+    """
+    shares = recalls(truth, *search_all(index, truth.queries, k))
+    mean, low, high = (round(share, 5) for share in interval(shares, truth.k))
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder is not None else 0
+    taken = microseconds(index, truth.queries, k)
+    return Measurement(spec, mean, low, high, taken, round(build_seconds, 2), size)
 
 
 def time_exact(vectors: Vectors, k: int) -> Measurement:

@@ -22,7 +22,7 @@ from feast_recsys.bundle.snapshot import open_snapshot
 from feast_recsys.bundle.store import SNAPSHOT_FOLDER, next_id, publish, stage
 from feast_recsys.features.catalogue import Catalogue, read_catalogue
 from feast_recsys.features.repo import EntityKey, Repo, entity_key
-from feast_recsys.jobs.assemble import ITEM_COLUMNS, Models, facts, write_files
+from feast_recsys.jobs.assemble import ITEM_COLUMNS, Models, facts, write_catalogue, write_files
 from feast_recsys.jobs.audit import audit, sampled
 from feast_recsys.jobs.carry_index import carry_indexes
 from feast_recsys.jobs.choose_index import INDEXES, choose_indexes
@@ -34,6 +34,8 @@ from feast_recsys.jobs.item_columns import write_item_columns
 from feast_recsys.jobs.lease import hold_lease
 from feast_recsys.jobs.previous import Previous, open_previous, reusable_vectors
 from feast_recsys.jobs.registry import snapshot_references
+from feast_recsys.jobs.remote_index import Filling, engines_of, reach_engines
+from feast_recsys.jobs.remote_tidying import drop_leftovers, follow_pointer
 from feast_recsys.jobs.report import Journal, Mode, Summary
 from feast_recsys.jobs.sound import sounds_of
 from feast_recsys.jobs.sources import SourceData, add_sources, open_source_models, read_source_data
@@ -65,6 +67,7 @@ def materialize(
         InvalidSettings, InvalidRepository, InvalidSignature, CorruptArtifact: settings, models and Feast repository
             do not fit together; names the feature or file and the remedy.
         OnlineStoreUnavailable: the online store can't be read.
+        IndexUnavailable: the server of an index does not answer.
         JobFailed: another job is running, or a step failed. What was published before stays.
     """
     moment = _moment(as_of)
@@ -92,7 +95,11 @@ class _Job:
         sources = read_source_data(self.repo, catalogue, int(self.as_of.timestamp()))
         made_of = fingerprint(self.repo, models.values(), catalogue, sources)
         if previous is not None and previous.bundle.manifest.fingerprint == made_of:
+            follow_pointer(root, self.journal)
+            drop_leftovers(root, self.journal)
             return self._summary(previous.bundle.id, False, len(catalogue))
+        reach_engines(self.repo)
+        drop_leftovers(root, self.journal)
         key = entity_key(self.repo, Side.ITEM)
         vectors = self._embed(models, catalogue, key, previous)
         (root / _PENDING).touch()
@@ -106,6 +113,8 @@ class _Job:
                 )
         bundle_id = self._publish(models, catalogue, key, vectors, made_of, sources, previous)
         (root / _PENDING).unlink()
+        follow_pointer(root, self.journal)
+        drop_leftovers(root, self.journal)
         return self._summary(bundle_id, True, len(catalogue))
 
     def _previous(self) -> Previous | None:
@@ -202,9 +211,15 @@ class _Job:
         previous: Previous | None,
     ) -> str:
         root = self.repo.resolve(self.repo.settings.bundles)
+        now = datetime.now(timezone.utc)
+        bundle_id = next_id(root, now, made_of)
         staged = stage(root)
         self._write_item_columns(staged, models, catalogue, key, previous)
         carried = self._carry_indexes(catalogue, vectors, previous, staged)
+        if engines_of(self.repo):
+            write_catalogue(staged, catalogue)
+            filling = Filling(self.repo, models, staged, bundle_id, self.as_of, self.journal)
+            carried |= filling.run(open_snapshot(staged / SNAPSHOT_FOLDER), vectors)
         indexes = choose_indexes(
             self.repo, models, vectors, staged, self.journal, mode=self.mode, as_of=self.as_of, carried=carried
         )
@@ -225,11 +240,10 @@ class _Job:
             if result.drifted:
                 outcome.text += f", {result.drifted} newer online"
         with self.journal.step("publish") as outcome:
-            now = datetime.now(timezone.utc)
             metadata = facts(self.repo, self.mode, now, models.values(), catalogue)
             metadata["audit"] = {"items": result.items, "values": result.values, "drifted": result.drifted}
             manifest = Manifest(
-                next_id(root, now, made_of),
+                bundle_id,
                 int(self.as_of.timestamp()),
                 made_of,
                 len(catalogue),

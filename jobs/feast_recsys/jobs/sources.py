@@ -19,11 +19,11 @@ from feast_recsys.bundle.signature import SIGNATURE_FILE, Stage
 from feast_recsys.bundle.snapshot import Snapshot
 from feast_recsys.features.catalogue import Catalogue
 from feast_recsys.features.interactions import read_interactions
+from feast_recsys.features.listings import Counts, cold, largest, likes, most_liked
 from feast_recsys.features.repo import Repo
 from feast_recsys.features.settings import Recommender
 from feast_recsys.features.source_settings import Source
 from feast_recsys.jobs.exported import ExportedModel, open_model
-from feast_recsys.jobs.listings import Counts, cold, largest, likes, most_liked
 
 FOLDER = "sources"
 

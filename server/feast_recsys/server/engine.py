@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from feast_recsys.bundle.columns import Column, DType
 from feast_recsys.bundle.errors import InvalidArgument
+from feast_recsys.bundle.merging import Merged
 from feast_recsys.features.settings import Serving
 from feast_recsys.server.arranging import arranged, with_pinned
 from feast_recsys.server.call import Call, wrong_user_id
@@ -35,7 +36,7 @@ from feast_recsys.server.requests import (
 )
 from feast_recsys.server.reranking import check
 from feast_recsys.server.retrieval import Retrieval, like_seeds, usual
-from feast_recsys.server.sources import Merged, Source
+from feast_recsys.server.sources import Source
 from feast_recsys.server.state import Need, Served, Shelf
 
 

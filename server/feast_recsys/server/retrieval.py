@@ -10,11 +10,12 @@ from feast_recsys.bundle.errors import InvalidArgument
 from feast_recsys.bundle.index.allowed import Allowed
 from feast_recsys.bundle.index.protocol import Index, Rows, Vectors
 from feast_recsys.bundle.index.vectors import mean_direction
+from feast_recsys.bundle.merging import NOTHING, Found, Merged, merge, plans
 from feast_recsys.bundle.snapshot import UNKNOWN_ROW
 from feast_recsys.features.source_settings import SIMILAR
 from feast_recsys.server.call import Call
 from feast_recsys.server.eligibility import without
-from feast_recsys.server.sources import NOTHING, Alike, Found, Listing, Merged, Nearest, Source, merge, shares
+from feast_recsys.server.sources import Alike, Listing, Nearest, Source
 from feast_recsys.server.stage import Stage
 from feast_recsys.server.state import Served
 
@@ -127,19 +128,15 @@ class Retrieval:
 
         The fallback takes the place of sources that look at the user where there is nothing to look at.
         """
-        quotas, order = [source.quota for source in self.sources], list(range(len(self.sources)))
-        common = shares(quotas, self._k), order
-        names = [source.name for source in self.sources]
-        fallback = self._call.served.fallback
+        names, fallback = [source.name for source in self.sources], self._call.served.fallback
+        common, other = plans(
+            [source.quota for source in self.sources],
+            [source.personal for source in self.sources],
+            names.index(fallback) if fallback in names else None,
+            self._k,
+        )
         if fallback not in names:
             return [common] * len(self._seen)
-        instead, stranger = names.index(fallback), list(quotas)
-        for at, source in enumerate(self.sources):
-            if source.personal:
-                stranger[instead] += stranger[at]
-                stranger[at] = 0
-        order = sorted(order, key=lambda at: (at != instead, self.sources[at].personal))
-        other = shares(stranger, self._k), order
         return [other if self._call.stranger(user) else common for user in range(len(self._seen))]
 
     def _collect(self, at: int, users: Sequence[int], found_by: list[list[Found]], left: list[list[int]]) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 
 from feast_recsys.bundle.columns import Array
-from feast_recsys.bundle.errors import InvalidSignature
+from feast_recsys.bundle.errors import IndexUnavailable, InvalidSignature
 from feast_recsys.bundle.signature import Input
 from feast_recsys.server.deadline import Deadline
 from feast_recsys.server.ranking import Candidates, Ranker
 from feast_recsys.server.sources import Nearest
 from feast_recsys.server.stage import Stage
 from feast_recsys.server.state import Served, ServingState
+
+logger = logging.getLogger(__name__)
 
 
 def warm_up(state: ServingState, *, candidates: int) -> None:
@@ -28,7 +32,7 @@ def warm_up(state: ServingState, *, candidates: int) -> None:
         for longest in (False, True):
             for way in _searches(served):
                 query = _run(served, way.query, 1, longest, (1, way.index.dimension))
-                way.index.search(query, candidates)
+                _search(served, way, query, candidates)
             if served.ranker is not None:
                 for n in (1, candidates):
                     _run(served, served.ranker.whole, n, longest, (n,))
@@ -39,6 +43,14 @@ def _searches(served: Served) -> list[Nearest]:
     """What a recommender runs and searches for its users, each encoder once."""
     ways = [source.way for source in (served.own, *served.sources) if isinstance(source.way, Nearest)]
     return list({id(way.query): way for way in ways}.values())
+
+
+def _search(served: Served, way: Nearest, query: Array, k: int) -> None:
+    """An engine that is down delays nothing, as a store that is down does not."""
+    try:
+        way.index.search(query, k)
+    except IndexUnavailable as error:
+        logger.warning("the first search of recommender %s failed: %s", served.name, error.message)
 
 
 def _run(served: Served, stage: Stage, n: int, longest: bool, shape: tuple[int, ...]) -> Array:

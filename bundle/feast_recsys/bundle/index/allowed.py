@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    from feast_recsys.bundle.filter_plan import Plan
     from feast_recsys.bundle.index.slices import Slices
 
 Mask = npt.NDArray[np.bool_]
@@ -31,11 +32,12 @@ class Allowed:
     Args:
         mask: [n] bool; not to be changed any more.
         slices: Keeps the vectors of what passes, where the same rows are likely to be asked for again; None for none.
+        condition: The filter that the rows pass, and no others; None if there is none, or it is not known.
     """
 
-    def __init__(self, mask: Mask, slices: Slices | None = None) -> None:
+    def __init__(self, mask: Mask, slices: Slices | None = None, condition: Plan | None = None) -> None:
         self._mask = mask
-        self.slices = slices
+        self.slices, self.condition = slices, condition
 
     def __len__(self) -> int:
         return len(self._mask)
@@ -100,7 +102,7 @@ class Without(Allowed):
     def __init__(self, n: int, excluded: _Rows, base: Allowed | None = None) -> None:
         self._n = n
         self.excluded, self.base = excluded, base
-        self.slices = None
+        self.slices = self.condition = None
 
     def __len__(self) -> int:
         return self._n

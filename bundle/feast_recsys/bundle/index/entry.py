@@ -45,12 +45,28 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Remote:
+    """Where a server keeps the vectors of one bundle.
+
+    Attributes:
+        address: Of the server, such as `http://milvus:19530`.
+        collection: Name of the collection, which is this bundle's alone.
+        timeout_seconds: How long one search may take.
+    """
+
+    address: str
+    collection: str
+    timeout_seconds: float
+
+
+@dataclass(frozen=True)
 class IndexEntry:
     """The index of one recommender.
 
     Attributes:
         spec: The index that answers.
-        folder: Folder of its files inside the bundle; None for exact search, which needs only the vectors.
+        folder: Folder of its files inside the bundle; None for exact search, which needs only the vectors, and for what
+            a server holds.
         why: Why this one, in a few words.
         recall: What it was to reach.
         k: Number of items at which recall was measured.
@@ -62,6 +78,7 @@ class IndexEntry:
         switching: Which way a filtered search goes; None for exact search.
         segments: Folder of what leads from the items that the index was built of to those of now, see `segments`; None
             if these are the same.
+        remote: Where a server holds it; None for all that is in the bundle.
     """
 
     spec: IndexSpec
@@ -76,15 +93,17 @@ class IndexEntry:
     curve: tuple[Measurement, ...] = ()
     switching: Switching | None = None
     segments: str | None = None
+    remote: Remote | None = None
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> IndexEntry:
         """From JSON; raises KeyError, TypeError or ValueError where it is none."""
-        measured, switching = document["measured"], document["switching"]
+        measured, switching, remote = document["measured"], document["switching"], document.get("remote")
         parts = {
             "spec": IndexSpec.of(document["spec"]),
             "measured": Measurement.of(measured) if measured else None,
             "curve": tuple(Measurement.of(point) for point in document["curve"]),
             "switching": Switching.of(switching) if switching else None,
+            "remote": Remote(**remote) if remote else None,
         }
         return cls(**{**document, **parts})

@@ -12,8 +12,9 @@ from feast_recsys.bundle.index.ivf import IvfIndex
 from feast_recsys.bundle.index.ivf_files import build_ivf, lists_for, open_ivf
 from feast_recsys.bundle.index.ivf_measuring import measure
 from feast_recsys.bundle.index.protocol import Index, Vectors
+from feast_recsys.bundle.index.remote import build_embedded, open_embedded
 from feast_recsys.bundle.index.scann import build_scann, open_scann
-from feast_recsys.bundle.index.spec import IndexSpec, spec_of
+from feast_recsys.bundle.index.spec import ENGINES, IndexSpec, spec_of
 from feast_recsys.bundle.index.switching import Switching
 
 _PROBES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -26,7 +27,7 @@ _LARGE_GRAPH = 300_000
 def build_index(
     spec: IndexSpec, vectors: Vectors, folder: Path, *, progress: Callable[[int, int], None] | None = None
 ) -> None:
-    """Writes the files of an index.
+    """Writes the files of an index; see `remote.build_embedded` for engines that hold columns as well.
 
     Args:
         spec: Which.
@@ -38,7 +39,9 @@ def build_index(
         InvalidSettings: its library is not installed; names the extra.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if spec.kind != "exact" and len(vectors):
+    if spec.kind in ENGINES:
+        build_embedded(spec, vectors, folder, progress=progress)
+    elif spec.kind != "exact" and len(vectors):
         if spec.kind == "scann":
             build_scann(spec, vectors, folder)
             if progress is not None:
@@ -63,6 +66,8 @@ def open_index(spec: IndexSpec, folder: Path, vectors: Vectors, switching: Switc
     """
     if spec.kind == "exact" or not len(vectors):
         return ExactIndex(vectors)
+    if spec.kind in ENGINES:
+        return open_embedded(spec, folder, vectors)
     if spec.kind == "hnsw":
         return open_hnsw(spec, folder, vectors)
     if spec.kind == "scann":

@@ -29,6 +29,8 @@ class Parameter:
 _LISTS = {"lists": Parameter(0, 0, built=True)}
 _PROBES = {"probes": Parameter(16, 1)}
 
+_GRAPH = {"m": Parameter(16, 4, built=True), "building": Parameter(200, 8, built=True), "breadth": Parameter(200, 1)}
+
 _PARAMETERS: Mapping[str, Mapping[str, Parameter]] = {
     "exact": {},
     "ivf_flat": _LISTS | _PROBES,
@@ -44,11 +46,17 @@ _PARAMETERS: Mapping[str, Mapping[str, Parameter]] = {
         "leaves_searched": Parameter(30, 1),
         "widening": Parameter(2.0, 1.0),
     },
+    "milvus": _GRAPH,
+    "qdrant": _GRAPH,
 }
+
+ENGINES = ("milvus", "qdrant")
+"""Kinds that are databases of their own: on a server, or embedded in the bundle; see `remote`."""
 
 KINDS = tuple(_PARAMETERS)
 """`exact`; inverted lists (`ivf_`) of vectors as they are, of 8 bits a number, or of product-quantized codes that are
-scanned fast, the latter two with exact scores for `widening` times as many items as are wanted; `hnsw`; and `scann`."""
+scanned fast, the latter two with exact scores for `widening` times as many items as are wanted; `hnsw`; `scann`; and
+ENGINES."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,13 @@ class IndexSpec:
     search: Mapping[str, Number]
 
     def __str__(self) -> str:
-        return " ".join([self.kind, *(f"{name}={value:g}" for name, value in {**self.build, **self.search}.items())])
+        known = _PARAMETERS.get(self.kind, {})
+        values = {
+            # What was left to the build has no value before it, and may have another one after the next.
+            name: "auto" if not value and name in known and not known[name].default else f"{value:g}"
+            for name, value in {**self.build, **self.search}.items()
+        }
+        return " ".join([self.kind, *(f"{name}={value}" for name, value in values.items())])
 
     def searching(self, **parameters: Number) -> IndexSpec:
         """The same files, searched otherwise."""

@@ -63,10 +63,11 @@ def render(
     body += [_reliability(found), _slices(found, "users"), _slices(found, "items"), _lorenz(found)]
     body += [seed_figure(seeds, main_metric(found)) if seeds is not None else ""]
     body += [_map(items) if items is not None and len(items.titles) else "", "</div>", _foot(found)]
+    text = "".join(body).replace(" % ", "&nbsp;% ")  # else a line may begin with the sign
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{CSS}</style></head>\n<body><main>{''.join(body)}</main></body></html>\n"
+        f"<title>{escape(title)}</title><style>{CSS}</style></head>\n<body><main>{text}</main></body></html>\n"
     )
 
 
@@ -269,9 +270,13 @@ def _foot(found: Assessment) -> str:
     ]
     if "rank_all" in found.metrics:
         lines.append(
-            "'Rank over all items' skips the filtering by retrieval: its distance from Retrieve + Rank is "
-            "what "
-            "the first stage costs."
+            "'Rank over all items' skips the filtering by retrieval: its distance from Retrieve + Rank is what the "
+            "first stage costs."
+        )
+    if "popular_rank" in found.metrics:
+        lines.append(
+            "'popular + Rank' ranks the most popular items instead of retrieved ones: its distance from Retrieve + "
+            "Rank is what retrieval is worth."
         )
     return f"<footer>{''.join(f'<p>{escape(text)}</p>' for text in lines)}</footer>"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from feast_recsys.bundle.signature import Role, Signature
-from feast_recsys.models.ranking.wide_deep import WideDeep, WideDeepConfig
+from feast_recsys.models.ranking.wide_deep import ScoreScale, WideDeep, WideDeepConfig
 
 
 def build_ranker(signature: Signature, sizes: Mapping[str, int], config: Mapping[str, Any]) -> WideDeep:
@@ -26,4 +26,5 @@ def build_ranker(signature: Signature, sizes: Mapping[str, int], config: Mapping
     return WideDeep(
         signature.graphs[Role.RANKER].inputs, sizes, config["knots"], config["item_id"], config["history"],
         config["crosses"], (config["score"][0], config["score"][1]), WideDeepConfig(**parameters),
+        [ScoreScale(*scale) for scale in config.get("scales", ())],
     )  # fmt: skip

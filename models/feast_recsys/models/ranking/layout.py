@@ -56,7 +56,12 @@ def first_layers(model: WideDeep) -> dict[str, tuple[nn.Linear, Columns]]:
 def _linear_layer(model: WideDeep) -> dict[str, tuple[nn.Linear, Columns]]:
     if model.parts == "deep" or model.linear is None:
         return {}
-    score = [("score", 1)] if model.score is not None else []
+    if model.scales:
+        names = [scale.source for scale in model.scales]
+        score = [(f"score {name}", 1) for name in names] if model.score is not None else []
+        score += [(f"source {name}", 1) for name in names]
+    else:
+        score = [("score", 1)] if model.score is not None else []
     similar = [("similar", len(model.history.fall))] if model.history is not None else []
     return {"linear": (model.linear, _segments([*score, *similar], {}))}
 

@@ -16,12 +16,20 @@ from feast_recsys.models.data.events import Events
 from feast_recsys.models.data.training_data import TrainingData
 from feast_recsys.models.inputs.fitter import InputFitter, quantiles
 from feast_recsys.models.inputs.tensors import Floats, model_tensors
-from feast_recsys.models.ranking.candidates import RankingSet, retrieved_set, training_set
-from feast_recsys.models.ranking.wide_deep import RETRIEVAL_SCORE, WideDeepConfig, used_inputs
+from feast_recsys.models.ranking.candidates import RankingSet, ranked_sources, retrieved_set, training_set
+from feast_recsys.models.ranking.sources import own_name
+from feast_recsys.models.ranking.wide_deep import (
+    RETRIEVAL_SCORE,
+    RETRIEVAL_SOURCE,
+    ScoreScale,
+    WideDeepConfig,
+    used_inputs,
+)
 from feast_recsys.models.training.checkpoint import Checkpoint
 from feast_recsys.models.training.loop import Run
 
-SCORE_INPUT = "retrieval_score"
+SCORE_INPUT, SOURCE_INPUT = "retrieval_score", "retrieval_source"
+_SOURCE_FILE = f"{SOURCE_INPUT}.json"
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,9 @@ def ranking_candidates(
     found_by = model_tensors(data, specs, retrieval.vocabularies)
     run.progress.start("retrieve training candidates")
     train = training_set(data, retrieval, found_by, config, run)
-    held_out = retrieved_set(retrieval.modules, found_by, data, data.validation, data.settings.candidates)
+    held_out = retrieved_set(
+        retrieval.modules, found_by, data, data.validation, data.settings.candidates, bias=retrieval.signature.bias
+    )
     run.progress.done(f"{int(train.real.sum())} candidates, {int(train.labels.sum())} of them liked")
     return RankingCandidates(train, held_out)
 
@@ -87,8 +97,20 @@ def ranker_setup(data: TrainingData, train: RankingSet, config: WideDeepConfig) 
     assert ranking is not None
     fitter = InputFitter(data, config.history_length)
     scores = train.scores[train.real].astype(np.float64)
-    score = Input(SCORE_INPUT, RETRIEVAL_SCORE, Side.ITEM, DType.FLOAT32, default=float(np.float32(scores.mean())))
-    inputs = fitter.fit(data.ranking_schemas, (fitter.item_id(), score))
+    scales = score_scales(data, train)
+    own = next((scale for scale in scales if scale.source == own_name(data.settings)), None)
+    usual = scores.mean() if own is None else own.mean
+    score = Input(SCORE_INPUT, RETRIEVAL_SCORE, Side.ITEM, DType.FLOAT32, default=float(np.float32(usual)))
+    source = Input(
+        SOURCE_INPUT,
+        RETRIEVAL_SOURCE,
+        Side.ITEM,
+        DType.STRING,
+        default=own_name(data.settings),
+        vocabulary=_SOURCE_FILE,
+    )
+    handed_over = (score, source) if scales else (score,)
+    inputs = fitter.fit(data.ranking_schemas, (fitter.item_id(), *handed_over))
     all_specs = (*inputs.of(Side.USER), *inputs.of(Side.ITEM))
     specs = used_inputs(all_specs, ranking.crosses, config)
     names = {spec.name for spec in specs}
@@ -103,11 +125,26 @@ def ranker_setup(data: TrainingData, train: RankingSet, config: WideDeepConfig) 
         "crosses": [list(pair) for pair in ranking.crosses],
         "score": [float(scores.mean()), float(scores.std()) or 1.0],
     }
+    if scales:
+        kept["scales"] = [[scale.source, scale.mean, scale.deviation] for scale in scales]
     graphs = {Role.RANKER: Graph(Role.RANKER, specs, "probability", ranking.features)}
     signature = Signature(ranking.model, Stage.RANKING, graphs)
     files = {spec.vocabulary for spec in specs if spec.vocabulary is not None}
-    vocabularies = {file: vocabulary for file, vocabulary in inputs.vocabularies.items() if file in files}
+    known = {**inputs.vocabularies, _SOURCE_FILE: Vocabulary(tuple(scale.source for scale in scales))}
+    vocabularies = {file: vocabulary for file, vocabulary in known.items() if file in files}
     return RankerSetup(signature, vocabularies, kept, fitter.item_file)
+
+
+def score_scales(data: TrainingData, train: RankingSet) -> tuple[ScoreScale, ...]:
+    """The sources of the candidates with the scale of their scores, in their order; empty if there is but one."""
+    if train.sources is None:
+        return ()
+    scales = []
+    for at, source in enumerate(ranked_sources(data)):
+        scores = train.scores[train.real & (train.sources == at)].astype(np.float64)
+        mean, deviation = (float(scores.mean()), float(scores.std())) if len(scores) else (0.0, 1.0)
+        scales.append(ScoreScale(source.name, mean, deviation or 1.0))
+    return tuple(scales)
 
 
 def label_values(candidates: RankingSet, events: Events) -> Floats:

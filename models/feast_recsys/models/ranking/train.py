@@ -23,11 +23,13 @@ from feast_recsys.models.ranking.candidates import RankingSet
 from feast_recsys.models.ranking.loss import joint_optimizers, ranking_loss
 from feast_recsys.models.ranking.setup import (
     SCORE_INPUT,
+    SOURCE_INPUT,
     RankingCandidates,
     label_values,
     ranker_setup,
     ranking_candidates,
 )
+from feast_recsys.models.ranking.sources import check_past
 from feast_recsys.models.ranking.warm_start import WarmStart, start_from_ranking, start_from_retrieval, start_width
 from feast_recsys.models.ranking.wide_deep import WideDeep, WideDeepConfig
 from feast_recsys.models.training.checkpoint import Checkpoint
@@ -91,8 +93,8 @@ def train_ranking(
         candidates: What `ranking_candidates` gave; retrieved here if None.
 
     Raises:
-        InvalidSettings: the settings have no ranking, no `ranking.features`, crosses that don't fit, or no label to
-            weigh by; or the warm start is no Wide & Deep ranker; names it.
+        InvalidSettings: the settings have no ranking, no `ranking.features`, crosses that don't fit, no label to weigh
+            by, or a source whose past candidates can't be known; or the warm start is no Wide & Deep ranker; names it.
         InvalidRepository: see `load_data`.
     """
     config = config or WideDeepConfig()
@@ -100,6 +102,7 @@ def train_ranking(
     field = f"recsys.recommenders.{recommender}.ranking"
     if data.settings.ranking is None or not data.ranking_schemas:
         raise InvalidSettings(f"{field}.features is not set; name a feature service", field=f"{field}.features")
+    check_past(data.settings, f"recsys.recommenders.{recommender}", tuple(data.user_columns), tuple(data.item_columns))
     if config.weighted_by is not None and (repo.settings.interactions is None or not repo.settings.interactions.label):
         raise InvalidSettings(
             "weighted_by: label needs a label; name its column in recsys.interactions.label",
@@ -229,4 +232,7 @@ def _inputs(tensors: ModelTensors, data: TrainingData, candidates: RankingSet, r
     item_rows = data.day_of(times)[:, None] * data.items + np.maximum(candidates.items[rows], 0)
     inputs = tensors.users(data.state_rows(users, times)) | tensors.items(item_rows.reshape(-1))
     inputs[SCORE_INPUT] = torch.from_numpy(candidates.scores[rows].reshape(-1))
+    if candidates.sources is not None:
+        # The vocabulary has the sources in their order, from row 1.
+        inputs[SOURCE_INPUT] = torch.from_numpy(candidates.sources[rows].reshape(-1) + 1)
     return inputs

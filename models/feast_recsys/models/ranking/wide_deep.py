@@ -17,6 +17,21 @@ from feast_recsys.models.inputs.pieces import PieceFeatures
 from feast_recsys.models.ranking.crosses import build_crosses, sides_of
 
 RETRIEVAL_SCORE = "request:retrieval_score"
+RETRIEVAL_SOURCE = "request:retrieval_source"
+
+
+@dataclass(frozen=True)
+class ScoreScale:
+    """Scores of one source in training: they can be compared within it only.
+
+    Attributes:
+        source: Name of the source.
+        mean, deviation: Of its scores.
+    """
+
+    source: str
+    mean: float
+    deviation: float
 
 
 @dataclass(frozen=True)
@@ -138,6 +153,7 @@ class WideDeep(nn.Module):
         crosses: References, the user's before the item's; see `build_crosses`.
         score: Mean and standard deviation of the retrieval score, if there is such an input.
         config: Hyperparameters.
+        scales: Of the sources, in the order of their vocabulary, if candidates come from several.
 
     Raises:
         InvalidSettings: the crosses don't fit, or nothing is left of the model without the other part.
@@ -145,6 +161,8 @@ class WideDeep(nn.Module):
 
     scale: Tensor
     shift: Tensor
+    source_means: Tensor
+    source_weights: Tensor
 
     def __init__(
         self,
@@ -156,6 +174,7 @@ class WideDeep(nn.Module):
         crosses: Sequence[Sequence[str]],
         score: tuple[float, float],
         config: WideDeepConfig,
+        scales: Sequence[ScoreScale] = (),
     ) -> None:
         super().__init__()
         by_name = {spec.name: spec for spec in specs}
@@ -165,12 +184,20 @@ class WideDeep(nn.Module):
         if not self.item_specs:
             raise InvalidSettings("the ranker has no input of the item; name a feature of it", field="features")
         self.score = next((s for s in specs if s.feature == RETRIEVAL_SCORE), None)
+        self.source = next((s for s in specs if s.feature == RETRIEVAL_SOURCE), None) if scales else None
         self.score_mean, self.score_deviation = score
+        self.scales = tuple(scales) if self.source is not None else ()
+        if self.scales:
+            # Row 0 is a source that training did not have: its scores say nothing.
+            means, weights = [0.0, *(s.mean for s in self.scales)], [0.0, *(1.0 / s.deviation for s in self.scales)]
+            self.register_buffer("source_means", torch.tensor(means), persistent=False)
+            self.register_buffer("source_weights", torch.tensor(weights), persistent=False)
         self.item_id = by_name[item_id] if item_id is not None and self.parts != "wide" else None
         past = by_name.get(history or "") if self.item_id is not None else None
         self.items = table(_rows(self.item_id, sizes), config.dimension) if self.item_id is not None else None
         self.history = HistoryMatch(past, _rows(past, sizes), config) if past is not None else None
-        linear_width = int(self.score is not None) + (len(self.history.fall) if self.history is not None else 0)
+        score_width = int(self.score is not None) * (len(self.scales) or 1) + len(self.scales)
+        linear_width = score_width + (len(self.history.fall) if self.history is not None else 0)
         if self.parts != "wide":
             self._build_tower(past, sizes, knots, config)
         if self.parts != "deep":
@@ -209,7 +236,7 @@ class WideDeep(nn.Module):
     def logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """[N], before calibration."""
         groups = inputs[self.user_specs[0].name].shape[0] if self.user_specs else 1
-        linear = [self._score(inputs, groups)] if self.score is not None and self.parts != "deep" else []
+        linear = self._scores(inputs, groups) if self.parts != "deep" else []
         terms: list[Tensor] = []  # [U, C], or [U, 1] of the user alone
         if self.parts != "wide":
             deep, similar = self._tower(inputs, groups)
@@ -227,11 +254,22 @@ class WideDeep(nn.Module):
         flat: Tensor = logits.reshape(-1)
         return flat
 
-    def _score(self, inputs: Mapping[str, Tensor], groups: int) -> Tensor:
-        assert self.score is not None
-        score = (inputs[self.score.name] - self.score_mean) / self.score_deviation
-        # A caller may send any score.
-        return score.clamp(-8.0, 8.0).reshape(groups, -1, 1)
+    def _scores(self, inputs: Mapping[str, Tensor], groups: int) -> list[Tensor]:
+        """Standardized retrieval scores, [U, C, 1]; with several sources [U, C, S], each in the column of its source,
+        and [U, C, S] which that is."""
+        if self.source is None:
+            if self.score is None:
+                return []
+            score = (inputs[self.score.name] - self.score_mean) / self.score_deviation
+            # A caller may send any score.
+            return [score.clamp(-8.0, 8.0).reshape(groups, -1, 1)]
+        rows = inputs[self.source.name]
+        columns = (rows.unsqueeze(-1) == torch.arange(1, len(self.scales) + 1, device=rows.device)).to(torch.float32)
+        parts = [columns]
+        if self.score is not None:
+            score = (inputs[self.score.name] - self.source_means[rows]) * self.source_weights[rows]
+            parts.insert(0, score.clamp(-8.0, 8.0).unsqueeze(-1) * columns)
+        return [part.reshape(groups, -1, len(self.scales)) for part in parts]
 
     def _tower(self, inputs: Mapping[str, Tensor], groups: int) -> tuple[Tensor, list[Tensor]]:
         """Logits [U, C], and the similarities to the history, [U, C, K], that the linear part gets too."""
@@ -284,7 +322,8 @@ def used_inputs(specs: Sequence[Input], crosses: Sequence[Sequence[str]], config
     crossed = {spec.name for references in crosses for side in sides_of(references, specs) for spec in side}
     if config.parts != "wide":
         return tuple(specs)
-    return tuple(spec for spec in specs if spec.name in crossed or spec.feature == RETRIEVAL_SCORE)
+    handed_over = (RETRIEVAL_SCORE, RETRIEVAL_SOURCE)
+    return tuple(spec for spec in specs if spec.name in crossed or spec.feature in handed_over)
 
 
 def _rows(spec: Input, sizes: Mapping[str, int]) -> int:

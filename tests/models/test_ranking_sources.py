@@ -1,0 +1,231 @@
+"""A ranker meets the candidates of all sources in training, as it meets them when it serves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from support.serving import connected
+from support.shop import build_shop
+
+from feast_recsys.bundle.columns import DType
+from feast_recsys.bundle.errors import InvalidSettings
+from feast_recsys.bundle.signature import Role
+from feast_recsys.evaluation.assessment import assess
+from feast_recsys.evaluation.ranker import rank, tensors_of
+from feast_recsys.exporters.export import export_model
+from feast_recsys.features.repo import Repo
+from feast_recsys.features.settings import Settings
+from feast_recsys.features.training import point_in_time
+from feast_recsys.jobs.pipeline import materialize
+from feast_recsys.models.data.queries import Queries
+from feast_recsys.models.data.training_data import DAY, TrainingData, load_data
+from feast_recsys.models.ranking.build import build_ranker
+from feast_recsys.models.ranking.candidates import RankingSet, retrieved_set
+from feast_recsys.models.ranking.layout import first_layers
+from feast_recsys.models.ranking.setup import RankingCandidates, ranking_candidates
+from feast_recsys.models.ranking.train import train_ranking
+from feast_recsys.models.ranking.wide_deep import WideDeep, WideDeepConfig
+from feast_recsys.models.training.checkpoint import Checkpoint
+from feast_recsys.models.training.loop import Run
+from feast_recsys.models.two_tower.towers import TwoTowerConfig
+from feast_recsys.models.two_tower.train import train_retrieval
+from feast_recsys.server.app import Server
+from feast_recsys.v1 import recommender_service_pb2 as pb
+
+CONFIG = WideDeepConfig(hidden=(16, 8), epochs=2, candidates=20, popular=5, random=5)
+SOURCES: list[dict[str, Any]] = [
+    {"name": "trending", "kind": "popular", "days": 20, "quota": 4},
+    {"name": "personal", "quota": 9},
+    {"name": "rare", "only": "cold", "cold_below": 24, "quota": 2},
+    {"name": "dear", "kind": "recent", "by": "product_profile:price", "quota": 2},
+    {"name": "alike", "kind": "similar", "seeds": 3, "quota": 3},
+    {"name": "spare", "kind": "popular"},
+]
+NAMES = [str(source["name"]) for source in SOURCES]
+
+
+def listing(repo: Repo, sources: list[dict[str, Any]], **more: Any) -> Repo:
+    """The shop with sources."""
+    document = repo.settings.model_dump(mode="json", exclude_defaults=True)
+    document["recommenders"]["shop"] |= {"sources": sources, **more}
+    return replace(repo, settings=Settings.model_validate(document))
+
+
+@dataclass(frozen=True)
+class World:
+    repo: Repo
+    data: TrainingData
+    retrieval: Checkpoint
+    candidates: RankingCandidates
+    ranking: Checkpoint
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def world(_one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> World:
+    shop = build_shop(tmp_path_factory.mktemp("shop"), DType.STRING)
+    repo = listing(shop.repo, SOURCES, fallback="trending")
+    data = load_data(repo, "shop")
+    retrieval = train_retrieval(repo, "shop", seed=1, data=data, config=TwoTowerConfig(dimension=8, epochs=1))
+    candidates = ranking_candidates(data, retrieval, CONFIG, Run(seed=1))
+    ranking = train_ranking(repo, "shop", retrieval, seed=1, config=CONFIG, data=data, candidates=candidates)
+    return World(repo, data, retrieval, candidates, ranking)
+
+
+def test_every_source_is_among_the_candidates_of_training(world: World) -> None:
+    train, held_out = world.candidates.train, world.candidates.held_out
+    for found in (train, held_out):
+        assert found.sources is not None
+        assert set(np.unique(found.sources[found.real])) >= set(range(5))
+    for row, items in enumerate(held_out.items):
+        assert len(set(items.tolist())) == len(items) == 20
+        assert held_out.sources is not None
+        counts = np.bincount(held_out.sources[row], minlength=len(NAMES))
+        assert counts[1] >= 9, "the own model always has its part"
+
+
+def test_scores_are_standardized_within_their_source(world: World) -> None:
+    ranker = world.ranking.modules[Role.RANKER]
+    assert isinstance(ranker, WideDeep)
+    train = world.candidates.train
+    assert train.sources is not None
+    assert [scale.source for scale in ranker.scales] == NAMES
+    for at, scale in enumerate(ranker.scales):
+        scores = train.scores[train.real & (train.sources == at)]
+        if not len(scores):  # nothing was left to fill up
+            assert (scale.source, scale.mean, scale.deviation) == ("spare", 0.0, 1.0)
+            continue
+        assert (scale.mean, scale.deviation) == pytest.approx((scores.mean(), scores.std()), rel=1e-3)
+    assert ranker.linear is not None
+    assert ranker.linear.in_features == 2 * len(NAMES) + 4
+    columns = first_layers(ranker)["linear"][1]
+    assert sorted(column for own in columns.values() for column in own) == list(range(ranker.linear.in_features))
+
+
+def test_the_weights_come_back_with_their_scales(world: World) -> None:
+    ranking = world.ranking
+    ranker = build_ranker(ranking.signature, ranking.sizes, ranking.config)
+    ranker.load_state_dict(ranking.modules[Role.RANKER].state_dict())
+    found = world.candidates.held_out
+    again = replace(ranking, modules={Role.RANKER: ranker.eval()})
+    assert np.array_equal(rank(world.data, again, found), rank(world.data, ranking, found))
+
+
+def test_the_assessment_ranks_what_all_sources_give(world: World) -> None:
+    data, retrieval = world.data, world.retrieval
+    found = retrieved_set(retrieval.modules, tensors_of(data, retrieval), data, data.test, 20)
+    report = assess("shop", data, retrieval, world.ranking, baselines=False)
+    liked = np.diff(data.test.offsets)
+    assert report.metrics["retrieve"]["recall@20"].mean == pytest.approx(float(np.mean(found.labels.sum(1) / liked)))
+
+
+@dataclass(frozen=True)
+class Now:
+    """What training says of all users at the moment of the bundle."""
+
+    data: TrainingData
+    queries: Queries
+    found: RankingSet
+    probabilities: np.ndarray[Any, Any]
+
+
+def at_midnight(world: World, midnight: int) -> Now:
+    """The training data as if everybody asked at a midnight after all that happened."""
+    data, users = world.data, np.arange(len(world.data.events.user_ids))
+
+    def joined(key: str, ids: Any, references: list[str], moment: int) -> Any:
+        times = pa.array(np.full(len(ids), moment), pa.int64()).cast(pa.timestamp("s", "UTC"))
+        return point_in_time(world.repo, references, pa.table({key: pa.array(ids), "event_timestamp": times}))
+
+    later = replace(
+        data,
+        days=np.array([midnight]),
+        state_keys=users * 2**40 + midnight,
+        user_columns=joined("customer_id", data.events.user_ids, list(data.user_columns), midnight - 1),
+        item_columns=joined("sku", data.events.item_ids, list(data.item_columns), midnight),
+    )
+    nothing = np.empty(0, np.int64)
+    queries = Queries(users, np.full(len(users), midnight), nothing, np.zeros(len(users) + 1, np.int64))
+    tensors = tensors_of(later, world.retrieval)
+    found = retrieved_set(world.retrieval.modules, tensors, later, queries, 20, bias=world.retrieval.signature.bias)
+    return Now(later, queries, found, rank(later, world.ranking, found))
+
+
+def test_the_server_gives_the_candidates_scores_and_probabilities_of_training(world: World, tmp_path: Path) -> None:
+    midnight = (int(world.data.events.times.max()) // DAY + 1) * DAY
+    now = at_midnight(world, midnight)
+    folder = world.repo.resolve(world.repo.settings.models)
+    for checkpoint in (world.retrieval, world.ranking):
+        export_model(
+            checkpoint.modules, checkpoint.signature, checkpoint.vocabularies, folder / checkpoint.signature.name
+        )
+    materialize(world.repo, as_of=datetime.fromtimestamp(midnight, timezone.utc))
+    server = Server(world.repo, address="127.0.0.1:0")
+    server.start()
+    try:
+        assert server.wait_until_ready(30)
+        with connected(server) as stub:
+            for row in range(0, len(now.queries), 9):
+                agrees(world, now, row, stub)
+            # Without a word about them, candidates count as the own model's.
+            silent = stub.Rank(pb.RankRequest(user_id="c-000", item_ids=[str(world.data.events.item_ids[0])]))
+            assert 0.0 < silent.scores[0] < 1.0
+    finally:
+        server.stop(0)
+
+
+def agrees(world: World, now: Now, row: int, stub: Any) -> None:
+    events, found = world.data.events, now.found
+    user, ids = str(events.user_ids[row]), [str(item) for item in events.item_ids]
+    seen = [ids[item] for item in events.seen(row, int(now.queries.times[row]))]
+    request = pb.RetrieveRequest(user_id=user, top_k=20, exclude_item_ids=seen)
+    retrieved = stub.Retrieve(request, timeout=30)
+    assert found.sources is not None
+    assert list(retrieved.item_ids) == [ids[item] for item in found.items[row]]
+    assert list(retrieved.sources) == [NAMES[at] for at in found.sources[row]]
+    assert list(retrieved.scores) == pytest.approx(found.scores[row].tolist(), rel=1e-4, abs=1e-5)
+    whole = pb.RecommendRequest(user_id=user, top_k=20, candidate_count=20, exclude_item_ids=seen)
+    answer = stub.Recommend(whole, timeout=30)
+    due = dict(zip([ids[item] for item in found.items[row]], now.probabilities[row].tolist(), strict=True))
+    assert dict(zip(answer.item_ids, answer.scores, strict=True)) == pytest.approx(due, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("source", "field", "why"),
+    [
+        ({"name": "other", "model": "shop_content"}, "model", "shop_content"),
+        ({"name": "some", "filter": {"type": "gt", "key": "product_profile:price", "value": 3}}, "filter", "filter"),
+        ({"name": "new", "kind": "recent", "by": "product_profile:born"}, "by", "product_profile:born"),
+        ({"name": "past", "kind": "similar", "history": "customer_seen:ids"}, "history", "customer_seen:ids"),
+    ],
+)
+def test_what_the_past_does_not_tell_is_refused_by_name(
+    world: World, source: dict[str, Any], field: str, why: str
+) -> None:
+    repo = listing(world.repo, [*SOURCES, source])
+    data = replace(world.data, settings=repo.settings.recommender("shop"))
+    with pytest.raises(InvalidSettings, match=why) as raised:
+        train_ranking(repo, "shop", world.retrieval, config=CONFIG, data=data)
+    assert raised.value.field == f"recsys.recommenders.shop.sources.{source['name']}.{field}"
+
+
+def test_one_source_has_nothing_to_tell_apart(world: World) -> None:
+    repo = listing(world.repo, [{"name": "personal", "quota": 1}], fallback=None)
+    data = replace(world.data, settings=repo.settings.recommender("shop"))
+    ranking = train_ranking(repo, "shop", world.retrieval, seed=1, config=replace(CONFIG, epochs=1), data=data)
+    assert "request:retrieval_source" not in {s.feature for s in ranking.signature.graphs[Role.RANKER].inputs}
