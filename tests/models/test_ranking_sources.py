@@ -31,6 +31,7 @@ from feast_recsys.models.ranking.build import build_ranker
 from feast_recsys.models.ranking.candidates import RankingSet, retrieved_set
 from feast_recsys.models.ranking.layout import first_layers
 from feast_recsys.models.ranking.setup import RankingCandidates, ranking_candidates
+from feast_recsys.models.ranking.sources import check_past, sources_of, untold
 from feast_recsys.models.ranking.train import train_ranking
 from feast_recsys.models.ranking.wide_deep import WideDeep, WideDeepConfig
 from feast_recsys.models.training.checkpoint import Checkpoint
@@ -208,20 +209,31 @@ def agrees(world: World, now: Now, row: int, stub: Any) -> None:
 @pytest.mark.parametrize(
     ("source", "field", "why"),
     [
-        ({"name": "other", "model": "shop_content"}, "model", "shop_content"),
-        ({"name": "some", "filter": {"type": "gt", "key": "product_profile:price", "value": 3}}, "filter", "filter"),
         ({"name": "new", "kind": "recent", "by": "product_profile:born"}, "by", "product_profile:born"),
         ({"name": "past", "kind": "similar", "history": "customer_seen:ids"}, "history", "customer_seen:ids"),
     ],
 )
-def test_what_the_past_does_not_tell_is_refused_by_name(
-    world: World, source: dict[str, Any], field: str, why: str
-) -> None:
+def test_a_missing_feature_is_refused_by_name(world: World, source: dict[str, Any], field: str, why: str) -> None:
     repo = listing(world.repo, [*SOURCES, source])
     data = replace(world.data, settings=repo.settings.recommender("shop"))
     with pytest.raises(InvalidSettings, match=why) as raised:
         train_ranking(repo, "shop", world.retrieval, config=CONFIG, data=data)
     assert raised.value.field == f"recsys.recommenders.shop.sources.{source['name']}.{field}"
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        ({"name": "other", "model": "shop_content"}, "shop_content"),
+        ({"name": "some", "filter": {"type": "gt", "key": "product_profile:price", "value": 3}}, "filter"),
+    ],
+)
+def test_a_source_without_a_past_is_left_out_and_told(world: World, source: dict[str, Any], why: str) -> None:
+    without = listing(world.repo, SOURCES).settings.recommender("shop")
+    settings = listing(world.repo, [*SOURCES, source]).settings.recommender("shop")
+    assert why in untold(settings)[source["name"]] and not untold(without)
+    assert sources_of(settings) == sources_of(without)
+    check_past(settings, "recsys.recommenders.shop", tuple(world.data.user_columns), tuple(world.data.item_columns))
 
 
 def test_one_source_has_nothing_to_tell_apart(world: World) -> None:

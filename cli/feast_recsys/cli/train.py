@@ -135,7 +135,7 @@ def _train(repo: Repo, name: str, run: Run, config: DataConfig, warm_start: Path
     from feast_recsys.evaluation.protocol import evaluate_recommender
     from feast_recsys.features.settings import SECTION
     from feast_recsys.models.data.training_data import load_data
-    from feast_recsys.models.ranking.sources import check_past
+    from feast_recsys.models.ranking.sources import check_past, untold
     from feast_recsys.models.refit import refit_ranker, refit_retrieval
     from feast_recsys.models.train import train_family, train_ranker
     from feast_recsys.models.training.checkpoint import save_checkpoint
@@ -153,6 +153,8 @@ def _train(repo: Repo, name: str, run: Run, config: DataConfig, warm_start: Path
     if settings.ranking is not None:
         # Retrieval would be trained for minutes before the ranker says so.
         check_past(settings, f"{SECTION}.recommenders.{name}", tuple(data.user_columns), tuple(data.item_columns))
+        for source, why in untold(settings).items() if run.world.is_first else ():
+            click.echo(f"The ranker does not learn from source {source}: {why}.", err=True)
     places = [run.within(settings.retrieval.model)]
     retrieval = train_family(repo, name, data=data, run=places[0])
     if not run.world.is_first:

@@ -27,13 +27,30 @@ from feast_recsys.models.retrieval.scoring import best
 
 
 def sources_of(settings: Recommender) -> tuple[Source, ...]:
-    """The sources that a list of candidates comes from, in their order; the own model is the last if it is not listed.
+    """The sources that a past list of candidates comes from, in their order; the own model is the last if it is not
+    listed.
 
-    Empty if candidates come from the own model alone: there is nothing to tell apart then.
+    Those of `untold` are left out. Empty if candidates come from the own model alone: there is nothing to tell apart
+    then.
     """
-    own = any(is_own(source, settings) for source in settings.sources)
-    sources = settings.sources if own else (*settings.sources, Source(name=OWN))
+    told = tuple(source for source in settings.sources if source.name not in untold(settings))
+    own = any(is_own(source, settings) for source in told)
+    sources = told if own else (*told, Source(name=OWN))
     return sources if len(sources) > 1 else ()
+
+
+def untold(settings: Recommender) -> dict[str, str]:
+    """By name, sources that no past list can have candidates of, and why.
+
+    To a ranker they are sources that training did not have: it judges their candidates by their features alone.
+    """
+    why = {}
+    for source in settings.sources:
+        if source.model not in (None, settings.retrieval.model):
+            why[source.name] = f"what {source.model} would have found at past moments is not known"
+        elif source.filter is not None:
+            why[source.name] = "which items passed its filter at past moments is not known"
+    return why
 
 
 def own_name(settings: Recommender) -> str:
@@ -48,7 +65,7 @@ def is_own(source: Source, settings: Recommender) -> bool:
 
 
 def check_past(settings: Recommender, where: str, user: Sequence[str], item: Sequence[str]) -> None:
-    """Refuses sources whose candidates of the past can't be known: a ranker would meet them only when it serves.
+    """Refuses sources that lack a feature to tell candidates of the past by.
 
     Args:
         settings: The recommender.
@@ -61,13 +78,7 @@ def check_past(settings: Recommender, where: str, user: Sequence[str], item: Seq
     for source in sources_of(settings):
         named = f"{where}.sources.{source.name}"
         history = source.history or settings.retrieval.history
-        if source.model not in (None, settings.retrieval.model):
-            why = f"model: what {source.model!r} would have found at past moments is not known in training"
-            remedy, field = "set `ranking: null`, or train a ranker of your own", f"{named}.model"
-        elif source.filter is not None:
-            why, field = "filter: which items passed it at past moments is not known", f"{named}.filter"
-            remedy = "set `ranking: null`, or train a ranker of your own"
-        elif source.kind == "recent" and source.by not in item:
+        if source.kind == "recent" and source.by not in item:
             why, field = f"by: {source.by} is not among the items' features of training", f"{named}.by"
             remedy = "add it to the feature service of `retrieval.item` or `ranking.features`"
         elif source.kind == "similar" and history not in user:
