@@ -158,4 +158,4 @@ def test_the_contract_is_kept(kind, tmp_path):
         build_embedded(spec_of(kind, {}), vectors, folder)
         return open_embedded(spec_of(kind, {}), folder, vectors, few=0)
 
-    check(built, items=60, dimension=4)
+    check(built, items=40, dimension=4)

@@ -17,6 +17,7 @@ from support.qdrant_server import QdrantServer
 
 from feast_recsys.bundle.columns import Column, DType
 from feast_recsys.bundle.errors import CorruptArtifact, IndexUnavailable, InvalidSettings
+from feast_recsys.bundle.index import milvus
 from feast_recsys.bundle.index import remote as remote_module
 from feast_recsys.bundle.index.allowed import Allowed, all_but
 from feast_recsys.bundle.index.breaker import Breaker
@@ -141,7 +142,8 @@ def eventually(asked):
 
 
 @each_kind
-def test_nobody_there_or_no_answer_is_told_by_name(kind, closed_port, silent_port):
+def test_nobody_there_or_no_answer_is_told_by_name(kind, closed_port, silent_port, monkeypatch):
+    monkeypatch.setattr(milvus, "_CONNECT_SECONDS", 0.2)
     for address in (closed_port, silent_port):
         with pytest.raises(IndexUnavailable, match=rf"(?i){kind} at {address}"):
             connect(kind, address, 0.2)
@@ -167,14 +169,17 @@ def test_milvus_gets_its_token_and_does_not_tell_it(monkeypatch, closed_port, ca
     assert "sesame" not in caplog.text + str(raised.value) + str(raised.value.__cause__)
 
 
-@pytest.mark.parametrize(("kind", "package"), [("milvus", "pymilvus"), ("qdrant", "qdrant_client")])
+@pytest.mark.parametrize(
+    ("kind", "package"), [("milvus", "pymilvus"), ("milvus", "milvus_lite"), ("qdrant", "qdrant_client")]
+)
 def test_a_client_that_is_not_installed_is_named_with_its_extra(kind, package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(InvalidSettings, match=rf"feast-recsys\[{kind}\]"):
-        connect(kind, "http://127.0.0.1:1")
     (tmp_path / "index").mkdir()
     with pytest.raises(InvalidSettings, match=rf"feast-recsys\[{kind}\]"):
         open_embedded(spec_of(kind, {}), tmp_path / "index", VECTORS)
+    if package != "milvus_lite":
+        with pytest.raises(InvalidSettings, match=rf"feast-recsys\[{kind}\]"):
+            connect(kind, "http://127.0.0.1:1")
 
 
 def test_qdrant_is_told_the_types_of_columns_before_it_builds_a_graph(tmp_path):

@@ -55,7 +55,7 @@ def test_killed_at_any_moment_the_old_collection_answers_and_the_next_run_cleans
     bundles = folder / "bundles"
     outcomes, left = [], 0
     with MilvusServer(tmp_path / "milvus.db") as server, closing(connect("milvus", server.address)) as engine:
-        index = {"kind": "milvus", "address": server.address}
+        index = {"kind": "milvus", "address": server.address, "timeout_seconds": 30.0}
         settings = {"recommenders": {"things": {"retrieval": {"index": index}, "ranking": None}}}
         repo = warehouse.build(folder, vectors=None, settings=settings)
         alias = f"{repo.store.project}_things"

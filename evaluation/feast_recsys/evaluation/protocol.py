@@ -2,8 +2,8 @@
 
 A test user asks once, just before the first of their test events; relevant are the items that they then liked and had
 not met before. Every item of the catalogue can be returned but those met before the question. Ties are broken by the
-lower item. Baselines learn from all interactions that are not test, which is more than our models do, and their
-parameters are chosen on validation, as everything else is.
+lower item. Baselines learn from all interactions that are not test, which is more than our models do unless they are
+trained with --refit, and their parameters are chosen on validation, as everything else is.
 """
 
 from __future__ import annotations

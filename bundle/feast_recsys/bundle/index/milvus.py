@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,7 +28,10 @@ FILE = "milvus.db"
 VECTOR = "vector"
 
 # Connecting, at least; one call of a job; and waiting until an index is built.
-_CONNECT_SECONDS, _CALL_SECONDS, _BUILD_SECONDS = 1.0, 120.0, 6 * 3600.0
+_CONNECT_SECONDS, _CALL_SECONDS, _BUILD_SECONDS = 3.0, 120.0, 6 * 3600.0
+
+# Milvus Lite hangs up on clients that ask every ten seconds whether it is there, as they do.
+_NO_PINGS = {"grpc.keepalive_time_ms": 2**31 - 1}
 
 
 class MilvusEngine:
@@ -201,9 +205,9 @@ def embedded_milvus(folder: Path) -> MilvusEngine:
         InvalidSettings: the client or Milvus Lite is not installed; names the extra.
         IndexUnavailable: the files can't be opened; names the folder.
     """
-    library, place, path = _library(), f"Milvus Lite in {folder}", folder / FILE
+    library, place, path = _library(embedded=True), f"Milvus Lite in {folder}", folder / FILE
     with _watched(library, place, "open"):
-        client = library.MilvusClient(uri=str(path), dedicated=True)
+        client = library.MilvusClient(uri=str(path), dedicated=True, grpc_options=_NO_PINGS)
         for name in client.list_collections():
             client.load_collection(name)
     return MilvusEngine(client, library, place, None, path)
@@ -223,9 +227,12 @@ def _watched(library: ModuleType, place: str, doing: str) -> Iterator[None]:
         raise IndexUnavailable(f"{place} can't {doing}") from error
 
 
-def _library() -> ModuleType:
+def _library(*, embedded: bool = False) -> ModuleType:
     try:
         import pymilvus as library
+
+        if embedded:
+            import_module("milvus_lite")  # the client starts it
     except ImportError as error:
         raise InvalidSettings(
             "index kind 'milvus' needs its client; install feast-recsys[milvus], or choose another kind", field="index"
