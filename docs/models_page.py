@@ -25,7 +25,7 @@ PURPOSES = {
     "ease": "Histories alone, a catalogue of at most some thousands: the linear model in closed form.",
     "item_knn": "Histories alone, a catalogue of at most some thousands: neighbours by cosine.",
     "popularity": "The same list for everybody: what every other model has to beat.",
-    "wide_and_deep": "Ranking: crosses of features and a deep tower, together or either alone; calibrated probabilities.",
+    "wide_and_deep": "Ranking: crosses of features and a deep tower, both or one; calibrated probabilities.",
 }
 
 
