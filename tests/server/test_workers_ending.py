@@ -26,9 +26,9 @@ BEGUN = 'stage_seconds_count{rpc="Rank",stage="gather"}'
 
 @pytest.fixture
 def world(tmp_path):
-    world = build_world(
-        tmp_path / "world", serving={"metrics_address": "127.0.0.1:0", "drain_seconds": 30.0, "workers": 2}
-    )
+    # Calls that wait for a locked store must still wait when a busy machine has sent the signals.
+    patient = {"drain_seconds": 30.0, "store_timeout_ms": 60_000}
+    world = build_world(tmp_path / "world", serving={"metrics_address": "127.0.0.1:0", "workers": 2, **patient})
     publish_bundle(world)
     return world
 
