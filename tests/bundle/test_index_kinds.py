@@ -172,6 +172,36 @@ def test_the_nearest_lists_are_those_of_the_nearest_centroids(folders, vectors, 
         assert set(index.probing.nearest(index.extended(query), 7).keys.tolist()) == set(found[:7].tolist())
 
 
+@pytest.mark.parametrize("kind", ["ivf_flat", "ivf_sq8", "ivf_pq"])
+def test_items_that_are_equally_long_are_kept_as_they_are(kind, vectors, queries, tmp_path):
+    """Their lists are clusters of directions, and nothing is added to them or to a query."""
+    lengths = np.float32(3.0) / np.linalg.norm(vectors, axis=1, keepdims=True)
+    equal = np.ascontiguousarray(vectors * lengths)
+    build_index(spec_of(kind, {"lists": 80}), equal, tmp_path)
+    index = open_index(spec_of(kind, {"lists": 80, "probes": 80}), tmp_path, equal)
+    centroids = index.searcher.quantizer.reconstruct_n(0, 80)
+    assert centroids.shape == (80, D)
+    np.testing.assert_allclose(np.linalg.norm(centroids, axis=1), 1.0, rtol=1e-5)
+    cosines = equal @ centroids.T
+    assert (cosines[np.arange(N), index.lists] >= cosines.max(axis=1) - 1e-4).all()
+    assert recall(index, queries, 50) >= (0.9 if kind == "ivf_pq" else 0.999)
+    rows, scores = index.search(queries, 50)
+    np.testing.assert_allclose(scores, np.take_along_axis(queries @ equal.T, rows, axis=1), rtol=1e-4, atol=1e-4)
+
+
+def test_where_lists_hold_too_few_items_further_ones_are_looked_at(folders, vectors, queries):
+    """Exact search of everything would take many times as long as one more list."""
+    index = open_index(spec_of("ivf_flat", {"lists": 80, "probes": 1}), folders["ivf_flat"], vectors)
+    efforts = set()
+    for query in queries:
+        order = index.probing.order(index.extended(query))
+        looked = next(p for p in (1, 2, 4, 8) if index.probing.sizes[order[:p]].sum() >= 100)
+        rows, _ = index.search(query[None], 100)
+        assert set(index.lists[rows[0]]) <= set(order[:looked].tolist())
+        efforts.add(looked)
+    assert len(efforts) > 1
+
+
 @pytest.mark.parametrize("kind", FILTERED)
 def test_recall_is_held_at_every_selectivity_and_number_of_exclusions(kind, folders, vectors, queries):
     random = np.random.default_rng(2)

@@ -8,6 +8,9 @@ FAISS knows one metric for both steps. So that inner products do, an item is sto
 centroid c as [c, -|c|^2 / 2b], and a query as [q, 0, |q| b / 2M]. Then the largest product of an item with a centroid
 means the nearest one, that of a query with a centroid the nearest to 2M q / |q|, and that of a query with an item is
 theirs, but for a small number that is the same for all items.
+
+Where all items are equally long anyway, all this is left out: clusters are those of their directions, and FAISS has
+items, centroids and queries as they are. On 1,000,000 items of 64 numbers that saves 15 of 94 us.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from feast_recsys.bundle.index.marks import MARKS
 from feast_recsys.bundle.index.probing import Counts, Looked, Probing
 from feast_recsys.bundle.index.protocol import Rows, Vectors
 from feast_recsys.bundle.index.rescoring import rescored
-from feast_recsys.bundle.index.scratch import Scratch
+from feast_recsys.bundle.index.scratch import Room, Scratch
 from feast_recsys.bundle.index.spec import IndexSpec
 
 SMALL = 2.0**-16
@@ -52,9 +55,9 @@ class IvfIndex:
     Attributes:
         spec: How it is built and searched.
         vectors: [n, d] float32, mapped: what scores are computed with where codes are not exact.
-        searcher: FAISS's index over [n, at least d + 2].
+        searcher: FAISS's index over [n, d], or [n, at least d + 2] where items are not equally long.
         lists: [n] int32, the list of each item.
-        last: b, the last number of each item.
+        last: b, the last number of each item; 0 where items are equally long and have none.
         probing: The centroids and sizes of the lists, and how many to look at.
         scratch: Memory for searches.
     """
@@ -114,23 +117,31 @@ class IvfIndex:
             rows [m] and scores [m]; None if the lists hold fewer.
         """
         scratch, bits, pointer = self.scratch, allow.bits, faiss().swig_ptr
-        w = self._asked_for(m, displaced)
-        parameters, last = scratch.filtered, self.extended(query)[-1]
-        scores, rows, to_scores, to_rows = scratch.room(w)
+        self.extended(query)
+        parameters, room = scratch.filtered, scratch.room(self._asked_for(m, displaced))
         scratch.allow(bits)
         parameters.nprobe = len(looked.keys)
         keys, nearness = pointer(looked.keys), pointer(looked.nearness)
         self.searcher.search_preassigned_c(
-            1, scratch.query_pointer, w, keys, nearness, to_scores, to_rows, False, parameters
+            1,
+            scratch.query_pointer,
+            len(room.rows),
+            keys,
+            nearness,
+            room.scores_pointer,
+            room.rows_pointer,
+            False,
+            parameters,
         )
-        return self._finished(query, last, rows[:w], scores, m)
+        return self._finished(query, room, m)
 
     def extended(self, query: Query) -> Query:
         """[w] a query as FAISS is asked, which the thread's next call overwrites."""
-        wide = self.scratch.query
-        wide[: len(query)] = query
-        wide[-1] = SMALL / 2 * sqrt(query.dot(query))
-        return wide
+        scratch = self.scratch
+        scratch.own[:] = query
+        if self.last:
+            scratch.query[-1] = SMALL / 2 * sqrt(query.dot(query))
+        return scratch.query
 
     @property
     def _exact(self) -> ExactIndex:
@@ -145,7 +156,7 @@ class IvfIndex:
 
     def _asked_for(self, m: int, displaced: int = 0) -> int:
         """How many items to ask FAISS for."""
-        if self.spec.kind == "ivf_flat":
+        if self._exactly:
             return m
         return min(ceil(max(m + _DENSER * displaced, _FEWEST_CODES) * self.spec.search["widening"]), self.probing.n)
 
@@ -158,21 +169,23 @@ class IvfIndex:
 
     def _among_all(self, query: Query, m: int) -> Found | None:
         probes = self.probing.probes_for(m)
-        if probes is None:
-            return None
-        rows, scores, last = self._nearest(query, self._asked_for(m), probes)
-        return self._finished(query, last, rows, scores, m)
+        while probes is not None:
+            found = self._finished(query, self._nearest(query, self._asked_for(m), probes), m)
+            if found:
+                return found
+            probes = self.probing.twice(probes)
+        return None
 
-    def _nearest(self, query: Query, w: int, probes: int) -> tuple[Rows, Vectors, np.float32]:
-        """What FAISS says are the w best, -1 where there are fewer, which the next search overwrites."""
-        scratch, parameters, last = self.scratch, None, self.extended(query)[-1]
-        scores, rows, to_scores, to_rows = scratch.room(w)
+    def _nearest(self, query: Query, w: int, probes: int) -> Room:
+        """What FAISS says are the w best, -1 where there are fewer."""
+        scratch, room, parameters = self.scratch, self.scratch.room(w), None
+        self.extended(query)
         if probes != self.probing.probes:
             parameters = scratch.parameters
             parameters.nprobe = probes
         # The method without _c checks and copies first, for 8 us a call.
-        self.searcher.search_c(1, scratch.query_pointer, w, to_scores, to_rows, parameters)
-        return rows[:w], scores[:w], last
+        self.searcher.search_c(1, scratch.query_pointer, w, room.scores_pointer, room.rows_pointer, parameters)
+        return room
 
     def _among_allowed(self, query: Query, m: int, allow: Allowed) -> Found | None:
         displaced = 0
@@ -202,10 +215,10 @@ class IvfIndex:
         probes = self.probing.probes_for(more)
         if probes is None or more > n:
             return None, 0
-        rows, scores, last = self._nearest(query, self._asked_for(more), probes)
-        if rows[more - 1] < 0:
+        room = self._nearest(query, self._asked_for(more), probes)
+        if room.rows[more - 1] < 0:
             return None, 0
-        left = MARKS.left(rows, excluded, n)
+        left = MARKS.left(room.rows, excluded, n)
         there = int(np.count_nonzero(left[:more]))
         if there < m:
             # Who leaves out most of the very best is likely to have left out what comes next as well.
@@ -213,7 +226,10 @@ class IvfIndex:
         displaced = int(np.flatnonzero(left)[m - 1] + 1 - m)
         if displaced and (self.probing.switching.tail(m + displaced) or n) > probes:
             return None, displaced
-        return self._finished(query, last, rows[left], scores[left], m), displaced
+        rows = room.rows[left]
+        if not self._exactly:
+            return rescored(self.vectors, query, rows, m), displaced
+        return self._ordered(rows[:m], self._products(room.scores[left][:m])), displaced
 
     def _displaced(self, query: Query, worst: np.float32, excluded: Rows) -> int:
         """About how many of what was left out are better than the worst that was found.
@@ -223,17 +239,36 @@ class IvfIndex:
         step = len(excluded) // _SAMPLED_EXCLUDED + 1
         return step * int(np.count_nonzero(self.vectors.take(excluded[::step], axis=0) @ query > worst))
 
-    def _finished(self, query: Query, last: np.float32, rows: Rows, scores: Vectors, m: int) -> Found | None:
+    def _finished(self, query: Query, room: Room, m: int) -> Found | None:
         """What FAISS found, with exact scores and best first; None where it found too few."""
-        if rows[m - 1] < 0:
+        rows = room.rows
+        if rows.item(m - 1) < 0:
             return None
-        if self.spec.kind != "ivf_flat":
+        if not self._exactly:
             return rescored(self.vectors, query, rows if rows[-1] >= 0 else rows[rows >= 0], m)
-        rows, scores = rows[:m].copy(), scores[:m] - self.last * last
-        if np.count_nonzero(scores[1:] == scores[:-1]):
-            order = np.lexsort((rows, -scores))
-            return rows[order], scores[order]
-        return rows, scores
+        scores = self._products(room.scores)
+        # Seldom are any alike, and the bytes say so in half the time that `any` takes.
+        np.equal(room.upper, room.lower, out=room.alike)
+        if 1 in room.alike.tobytes():
+            return self._ordered(rows, scores)
+        return rows.copy(), scores
+
+    def _products(self, scores: Vectors) -> Vectors:
+        """Inner products with the query that was asked last, of FAISS's scores; a new array."""
+        return scores - self.last * self.scratch.query[-1] if self.last else scores.copy()
+
+    @property
+    def _exactly(self) -> bool:
+        """Whether FAISS compares vectors, not codes."""
+        return self.spec.kind == "ivf_flat"
+
+    @staticmethod
+    def _ordered(rows: Rows, scores: Vectors) -> Found:
+        """The lower row first among equals."""
+        if not np.count_nonzero(scores[1:] == scores[:-1]):
+            return rows, scores
+        order = np.lexsort((rows, -scores))
+        return rows[order], scores[order]
 
     def _passing(self, allow: Allowed) -> Counts | None:
         """[lists] about how many items of each list pass the filter, whatever the request excludes; None for all."""

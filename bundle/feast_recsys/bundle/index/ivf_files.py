@@ -27,6 +27,7 @@ _ROUNDS = 10
 _CODES = 16  # of each part of a product code: no fewer items can be learnt from
 _FEWEST = 39  # items of a list, on average
 _ADDED = 65_536  # items that are widened at a time
+_ROUNDING = 1e-4  # of squared lengths
 
 
 def build_ivf(
@@ -42,13 +43,15 @@ def build_ivf(
     """
     library = faiss()
     n, d = vectors.shape
-    lists, width = lists_for(n, int(spec.build["lists"])), _width(spec.kind, d)
+    lists, flat = lists_for(n, int(spec.build["lists"])), np.asarray(vectors, np.float32)
+    equal = equally_long(flat)
+    width = _width(spec.kind, d, equal)
     with all_cores():
-        equal, length = of_equal_length(np.asarray(vectors, np.float32))
-        searcher = _trained(spec.kind, equal, length, lists, width)
+        wide, last = (flat, 0.0) if equal else _made_equal(flat)
+        searcher = _trained(spec.kind, wide, last, lists, width)
         assigned = np.empty(n, np.int32)
         for start in range(0, n, _ADDED):
-            part = _widened(equal[start : start + _ADDED], SMALL * length, width)
+            part = _widened(wide[start : start + _ADDED], last, width)
             keys = searcher.quantizer.search(part, 1)[1][:, 0]
             assigned[start : start + _ADDED] = keys
             if spec.kind == "ivf_pq":
@@ -60,7 +63,7 @@ def build_ivf(
     folder.mkdir(parents=True, exist_ok=True)
     library.write_index(searcher, str(folder / INDEX_FILE))
     np.save(folder / LISTS_FILE, assigned, allow_pickle=False)
-    (folder / FACTS_FILE).write_text(json.dumps({"dimension": d, "last": SMALL * length}) + "\n", encoding="utf-8")
+    (folder / FACTS_FILE).write_text(json.dumps({"dimension": d, "last": last}) + "\n", encoding="utf-8")
 
 
 def open_ivf(spec: IndexSpec, folder: Path, vectors: Vectors, switching: Switching | None) -> IvfIndex:
@@ -79,7 +82,7 @@ def open_ivf(spec: IndexSpec, folder: Path, vectors: Vectors, switching: Switchi
         raise CorruptArtifact(f"{folder} holds no index that can be read: {error}") from error
     if not isinstance(searcher, library.IndexIVF):
         raise CorruptArtifact(f"{path} holds {type(searcher).__name__}, not inverted lists")
-    n, width = len(vectors), _width(spec.kind, vectors.shape[1])
+    (n, d), width = vectors.shape, _width(spec.kind, vectors.shape[1], not last)
     if shape != vectors.shape or (searcher.ntotal, searcher.d) != (n, width):
         raise CorruptArtifact(f"{folder} is of vectors {shape}, those beside it are {vectors.shape}")
     if lists.dtype != np.int32 or lists.min() < 0 or lists.max() >= searcher.nlist:
@@ -92,7 +95,7 @@ def open_ivf(spec: IndexSpec, folder: Path, vectors: Vectors, switching: Switchi
     flat = library.downcast_index(searcher.quantizer)
     centroids = library.rev_swig_ptr(flat.get_xb(), searcher.nlist * width).reshape(searcher.nlist, width)
     probing = Probing(centroids, sizes, n, probes, plan)
-    return IvfIndex(spec, vectors, searcher, np.asarray(lists), last, probing, Scratch(width))
+    return IvfIndex(spec, vectors, searcher, np.asarray(lists), last, probing, Scratch(width, d))
 
 
 def lists_for(n: int, wanted: int) -> int:
@@ -100,40 +103,56 @@ def lists_for(n: int, wanted: int) -> int:
     return max(1, min(wanted or round(4 * n**0.5), n // _FEWEST or 1))
 
 
-def _trained(kind: str, equal: Vectors, length: float, lists: int, width: int) -> Any:
-    """An empty index whose centroids are those of [n, d + 1] vectors."""
-    library, small = faiss(), SMALL * length
+def equally_long(vectors: Vectors) -> bool:
+    """Whether [n, d] vectors are of one length, but for what rounding leaves."""
+    squares = np.einsum("ij,ij->i", vectors, vectors)
+    least, most = float(squares.min(initial=np.inf)), float(squares.max(initial=0.0))
+    return most > 0.0 and least >= (1.0 - _ROUNDING) * most
+
+
+def _made_equal(vectors: Vectors) -> tuple[Vectors, float]:
+    """[n, d + 1] vectors of one length, and the last number of each item."""
+    equal, length = of_equal_length(vectors)
+    return equal, SMALL * length
+
+
+def _trained(kind: str, wide: Vectors, last: float, lists: int, width: int) -> Any:
+    """An empty index whose centroids are those of equally long vectors; directions where `last` is 0."""
+    library = faiss()
     means = library.Kmeans(
-        equal.shape[1],
+        wide.shape[1],
         lists,
         niter=_ROUNDS,
         seed=1,
         max_points_per_centroid=_SAMPLE_PER_LIST,
         min_points_per_centroid=1,
+        spherical=not last,
     )
-    means.train(equal)
+    means.train(wide)
     centroids = np.asarray(means.centroids, np.float32)
     quantizer = library.IndexFlatIP(width)
-    quantizer.add(_widened(centroids, -0.5 / small * np.einsum("ij,ij->i", centroids, centroids), width))
+    halves = -0.5 / last * np.einsum("ij,ij->i", centroids, centroids) if last else 0.0
+    quantizer.add(_widened(centroids, halves, width))
     searcher = _empty(kind, quantizer, width, lists)
-    sample = equal[:: max(len(equal) // (_SAMPLE_PER_LIST * lists), 1)]
+    sample = wide[:: max(len(wide) // (_SAMPLE_PER_LIST * lists), 1)]
     if len(sample) < _CODES:
-        sample = np.resize(sample, (_CODES, equal.shape[1]))
-    searcher.train(_widened(sample, small, width))
+        sample = np.resize(sample, (_CODES, wide.shape[1]))
+    searcher.train(_widened(sample, last, width))
     return searcher
 
 
-def _width(kind: str, d: int) -> int:
-    """d + 2, and what the codes of a kind want: vectors of processors take 16 numbers, product codes two each."""
-    unit = {"ivf_flat": 1, "ivf_sq8": 16, "ivf_pq": 2}[kind]
-    return -(-(d + 2) // unit) * unit
+def _width(kind: str, d: int, equal: bool) -> int:
+    """d, or d + 2, and what a kind wants: processors take 8 or 16 numbers at once, product codes are of two each."""
+    unit = {"ivf_flat": 1 if equal else 8, "ivf_sq8": 16, "ivf_pq": 2}[kind]
+    return -(-(d if equal else d + 2) // unit) * unit
 
 
 def _widened(vectors: Vectors, last: float | npt.NDArray[np.float32], width: int) -> Vectors:
-    """[n, width]: [n, d + 1] vectors, zeros, and a last column."""
+    """[n, width]: vectors, zeros, and a last column where it is not 0."""
     wide = np.zeros((len(vectors), width), np.float32)
     wide[:, : vectors.shape[1]] = vectors
-    wide[:, -1] = last
+    if np.any(last):
+        wide[:, -1] = last
     return wide
 
 

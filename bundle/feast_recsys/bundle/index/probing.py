@@ -52,6 +52,10 @@ class Probing:
             return self.probes
         return self._affordable(self.switching.effort(k), self.n, 1.0)
 
+    def twice(self, probes: int) -> int | None:
+        """Twice as many lists, where those looked at hold too few items; None where exact search is quicker."""
+        return self._affordable(2 * probes, self.n, 1.0) if probes < len(self.sizes) else None
+
     def exact_is_quicker(self, most: int) -> bool:
         """Whether exact search over so many items takes less than any search of lists."""
         return self.switching.fixed_ns >= self._exact_ns(most)
