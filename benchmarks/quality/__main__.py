@@ -1,6 +1,7 @@
 """`python -m benchmarks.quality STUDY --data DIR`: models measured on public data. See --help.
 
-`gate` in place of a study compares the evaluator with known figures; `report` prints all results as Markdown.
+`gate` in place of a study compares the evaluator with known figures; `report` prints all results as Markdown, and with
+`--write` puts their tables into the documentation.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.quality.gate import check
-from benchmarks.quality.report import markdown, show
+from benchmarks.quality.report import fill, markdown, show
 from benchmarks.quality.study import RESULTS, SEEDS, Options, Study, read, run
 
 from feast_recsys.bundle.errors import RecsysError
@@ -22,6 +23,9 @@ STUDIES = sorted(
     for path in Path(__file__).parent.glob("[a-z]*.py")
     if "\ndef study(options" in path.read_text(encoding="utf-8")
 )
+
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "quality.md"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,9 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--small", action="store_true", help="a quick try on little data; its results are kept apart")
     parser.add_argument("--again", action="store_true", help="run what there are results of, too")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of PyTorch [%(default)s]")
+    parser.add_argument("--write", action="store_true", help="with report: renew the tables of docs/quality.md")
     given = parser.parse_args(arguments)
     if given.study == "report":
-        return report()
+        return report(write=given.write)
     if given.data is None:
         parser.error("--data is needed")
     try:
@@ -72,10 +77,14 @@ def gate(data: Path) -> int:
     return 0 if all(one.passes for one in checks) else 1
 
 
-def report() -> int:
-    """Prints all results there are as Markdown."""
-    for path in sorted(RESULTS.glob("*.json")):
-        print(markdown(read(path)))
+def report(*, write: bool) -> int:
+    """Prints all results there are as Markdown, or puts them into the documentation."""
+    documents = [read(path) for path in sorted(RESULTS.glob("*.json"))]
+    if write:
+        PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), documents), encoding="utf-8")
+        return 0
+    for document in documents:
+        print(markdown(document))
     return 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -37,30 +37,51 @@ def show(document: Mapping[str, Any], console: Console | None = None) -> None:
     if not document["rows"]:
         return
     head, rows = lines(document)
-    table = Table(box=None, header_style="dim", pad_edge=False, title_justify="left", title_style="bold")
-    table.title = document["title"]
+    shown = Table(box=None, header_style="dim", pad_edge=False, title_justify="left", title_style="bold")
+    shown.title = document["title"]
     for n, name in enumerate(head):
-        table.add_column(name, justify="right" if n else "left", no_wrap=True)
+        shown.add_column(name, justify="right" if n else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*row, style="dim" if row[0].endswith("(published)") else None)
+        shown.add_row(*row, style="dim" if row[0].endswith("(published)") else None)
     console = console or Console(highlight=False)
-    console.print(table)
+    console.print(shown)
     for note in document["notes"]:
         console.print(note, style="dim")
 
 
 def markdown(document: Mapping[str, Any]) -> str:
     """One study as a section: title, table, notes, what it was computed with."""
-    head, rows = lines(document)
     versions = ", ".join(f"{name} {number}" for name, number in document["machine"]["versions"].items())
     parts = [
         f"## {document['study']}",
         document["title"],
-        "\n".join([_line(head), _line(["---", *["---:"] * (len(head) - 1)]), *map(_line, rows)]),
+        table(document),
         *document["notes"],
         f"Python {document['machine']['python']}, {versions}.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def table(document: Mapping[str, Any]) -> str:
+    """The table of one study as Markdown."""
+    head, rows = lines(document)
+    return "\n".join([_line(head), _line(["---", *["---:"] * (len(head) - 1)]), *map(_line, rows)])
+
+
+def fill(text: str, documents: Iterable[Mapping[str, Any]]) -> str:
+    """A page with the tables of studies, each between `<!-- STUDY -->` and `<!-- end -->`, renewed.
+
+    Raises:
+        ValueError: the page has no place for one.
+    """
+    for document in documents:
+        begin, end = f"<!-- {document['study']} -->\n", "<!-- end -->"
+        before, found, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not (found and closed):
+            raise ValueError(f"no place for the table of {document['study']}")
+        text = f"{before}{begin}{table(document)}\n{end}{after}"
+    return text
 
 
 def _line(cells: list[str]) -> str:

@@ -20,15 +20,12 @@ from feast_recsys.bundle.index.overfetching import OverfetchingIndex
 from feast_recsys.bundle.index.protocol import Rows, Vectors
 from feast_recsys.bundle.index.reduction import of_equal_length
 from feast_recsys.bundle.index.spec import IndexSpec
+from feast_recsys.bundle.index.switching import Switching, unmeasured
 
 GRAPH_FILE = "graph.faiss"
 
 _ADDED = 16_384  # items that are added between two reports of progress
 _STEP = 1_000.0  # nanoseconds of a step of the search
-_MEASURED = 100  # items that the wanted breadth is for
-
-# How breadth grows with the number of items that are to be found as well.
-_GROWTH = 0.75
 
 
 @dataclass(frozen=True)
@@ -41,24 +38,30 @@ class HnswIndex(OverfetchingIndex):
 
     searcher: Any
 
-    def nearest(self, query: npt.NDArray[np.float32], depth: int) -> Rows:
+    def nearest(self, query: npt.NDArray[np.float32], depth: int, effort: int) -> Rows:
         """See OverfetchingIndex.nearest."""
         library = faiss()
         wide = np.zeros(self.searcher.d, np.float32)
         wide[: len(query)] = query
         distances, rows = np.empty(depth, np.float32), np.empty(depth, np.int64)
         pointer, parameters = library.swig_ptr, library.SearchParametersHNSW()
-        parameters.efSearch = self._breadth(depth)
+        parameters.efSearch = max(effort, depth)
         self.searcher.search_c(1, pointer(wide), depth, pointer(distances), pointer(rows), parameters)
         return rows if rows[-1] >= 0 else rows[rows >= 0]
 
-    def nanoseconds(self, depth: int) -> float:
-        """See OverfetchingIndex.nanoseconds."""
-        return _STEP * self._breadth(depth)
+    @property
+    def effort(self) -> int:
+        """See OverfetchingIndex.effort: breadth of the search."""
+        return int(self.spec.search["breadth"])
 
-    def _breadth(self, depth: int) -> int:
-        wanted: float = self.spec.search["breadth"] * max(depth / _MEASURED, 1.0) ** _GROWTH
-        return max(round(wanted), depth)
+    @property
+    def most_effort(self) -> int:
+        """See OverfetchingIndex.most_effort."""
+        return max(len(self), self.effort)
+
+    def nanoseconds(self, depth: int, effort: int) -> float:
+        """See OverfetchingIndex.nanoseconds."""
+        return _STEP * max(effort, depth)
 
 
 def build_hnsw(
@@ -85,7 +88,7 @@ def build_hnsw(
     library.write_index(searcher, str(folder / GRAPH_FILE))
 
 
-def open_hnsw(spec: IndexSpec, folder: Path, vectors: Vectors) -> HnswIndex:
+def open_hnsw(spec: IndexSpec, folder: Path, vectors: Vectors, switching: Switching | None) -> HnswIndex:
     """Maps a graph into memory.
 
     Raises:
@@ -100,4 +103,6 @@ def open_hnsw(spec: IndexSpec, folder: Path, vectors: Vectors) -> HnswIndex:
         raise CorruptArtifact(f"{path} holds {type(searcher).__name__}, not a graph")
     if (searcher.ntotal, searcher.d) != (len(vectors), vectors.shape[1] + 1):
         raise CorruptArtifact(f"{path} has {searcher.ntotal} items, the vectors beside it are {vectors.shape}")
-    return HnswIndex(spec, vectors, searcher)
+    breadth = int(spec.search["breadth"])
+    plan = switching or unmeasured(100, breadth, max(len(vectors), breadth))
+    return HnswIndex(spec, vectors, plan, searcher)

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from feast_recsys.bundle.index import ivf_measuring, overfetching_measuring
 from feast_recsys.bundle.index.exact import ExactIndex
 from feast_recsys.bundle.index.hnsw import build_hnsw, open_hnsw
 from feast_recsys.bundle.index.ivf import IvfIndex
 from feast_recsys.bundle.index.ivf_files import build_ivf, lists_for, open_ivf
-from feast_recsys.bundle.index.ivf_measuring import measure
+from feast_recsys.bundle.index.overfetching import OverfetchingIndex
 from feast_recsys.bundle.index.protocol import Index, Vectors
 from feast_recsys.bundle.index.remote import build_embedded, open_embedded
 from feast_recsys.bundle.index.scann import build_scann, open_scann
@@ -69,9 +70,9 @@ def open_index(spec: IndexSpec, folder: Path, vectors: Vectors, switching: Switc
     if spec.kind in ENGINES:
         return open_embedded(spec, folder, vectors)
     if spec.kind == "hnsw":
-        return open_hnsw(spec, folder, vectors)
+        return open_hnsw(spec, folder, vectors, switching)
     if spec.kind == "scann":
-        return open_scann(spec, folder, vectors)
+        return open_scann(spec, folder, vectors, switching)
     return open_ivf(spec, folder, vectors, switching)
 
 
@@ -87,7 +88,11 @@ def measure_switching(index: Index, queries: Vectors, k: int, recall: float) -> 
     Returns:
         None for an index that needs no plan.
     """
-    return measure(index, queries, k, recall) if isinstance(index, IvfIndex) and len(queries) else None
+    if isinstance(index, IvfIndex) and len(queries):
+        return ivf_measuring.measure(index, queries, k, recall)
+    if isinstance(index, OverfetchingIndex) and len(queries):
+        return overfetching_measuring.measure(index, queries, k, recall)
+    return None
 
 
 def candidates(n: int, dimension: int) -> list[IndexSpec]:

@@ -15,6 +15,7 @@ from feast_recsys.bundle.errors import CorruptArtifact, InvalidSettings
 from feast_recsys.bundle.index.overfetching import OverfetchingIndex
 from feast_recsys.bundle.index.protocol import Rows, Vectors
 from feast_recsys.bundle.index.spec import IndexSpec
+from feast_recsys.bundle.index.switching import Switching, unmeasured
 
 CONFIGURATION_FILE = "scann_config.pb"
 
@@ -23,7 +24,6 @@ _NUMBERS, _THRESHOLD = 2, 0.2
 _FEWEST = 256  # items from which leaves and codes can be learnt; fewer are compared one by one
 _SAMPLE = 250_000
 _LEAF, _COMPARED = 1_000.0, 50.0  # nanoseconds of a leaf, and of an item compared exactly
-_MEASURED = 100  # items that the wanted number of leaves is for
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,25 @@ class ScannIndex(OverfetchingIndex):
 
     searcher: Any
 
-    def nearest(self, query: npt.NDArray[np.float32], depth: int) -> Rows:
+    def nearest(self, query: npt.NDArray[np.float32], depth: int, effort: int) -> Rows:
         """See OverfetchingIndex.nearest."""
         wide = min(ceil(depth * self.spec.search["widening"]), len(self))
-        rows, _ = self.searcher.search(query, depth, wide, self._leaves(depth))
+        rows, _ = self.searcher.search(query, depth, wide, effort)
         return np.asarray(rows, np.int64)
 
-    def nanoseconds(self, depth: int) -> float:
-        """See OverfetchingIndex.nanoseconds."""
-        return _LEAF * self._leaves(depth) + _COMPARED * depth * self.spec.search["widening"]
+    @property
+    def effort(self) -> int:
+        """See OverfetchingIndex.effort: leaves that are searched."""
+        return min(int(self.spec.search["leaves_searched"]), self.most_effort)
 
-    def _leaves(self, depth: int) -> int:
-        wanted = round(self.spec.search["leaves_searched"] * max(depth / _MEASURED, 1.0))
-        return min(wanted, leaves_for(len(self), int(self.spec.build["leaves"])))
+    @property
+    def most_effort(self) -> int:
+        """See OverfetchingIndex.most_effort."""
+        return leaves_for(len(self), int(self.spec.build["leaves"]))
+
+    def nanoseconds(self, depth: int, effort: int) -> float:
+        """See OverfetchingIndex.nanoseconds."""
+        return _LEAF * effort + _COMPARED * depth * self.spec.search["widening"]
 
 
 def build_scann(spec: IndexSpec, vectors: Vectors, folder: Path) -> None:
@@ -71,7 +77,7 @@ def build_scann(spec: IndexSpec, vectors: Vectors, folder: Path) -> None:
     builder.build().serialize(str(folder), relative_path=True)
 
 
-def open_scann(spec: IndexSpec, folder: Path, vectors: Vectors) -> ScannIndex:
+def open_scann(spec: IndexSpec, folder: Path, vectors: Vectors, switching: Switching | None) -> ScannIndex:
     """Reads an index into memory; ScaNN maps none.
 
     Raises:
@@ -87,7 +93,9 @@ def open_scann(spec: IndexSpec, folder: Path, vectors: Vectors) -> ScannIndex:
         raise CorruptArtifact(f"{folder} holds no index that can be read: {error}") from error
     if searcher.size() != len(vectors):
         raise CorruptArtifact(f"{folder} has {searcher.size()} items, the vectors beside it are {vectors.shape}")
-    return ScannIndex(spec, vectors, searcher)
+    most = leaves_for(len(vectors), int(spec.build["leaves"]))
+    plan = switching or unmeasured(100, min(int(spec.search["leaves_searched"]), most), most)
+    return ScannIndex(spec, vectors, plan, searcher)
 
 
 def leaves_for(n: int, wanted: int) -> int:

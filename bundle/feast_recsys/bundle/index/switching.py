@@ -9,7 +9,7 @@ own.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -34,6 +34,8 @@ class Switching:
         gathered_ns: Nanoseconds for an item that exact search gathers and scores.
         kept_ns: Nanoseconds for an item that exact search scores where all that pass lie in one place.
         fixed_ns: Nanoseconds of a filtered search of the index that looks at nothing.
+        searched_ns: Parallel to `depths`: nanoseconds of a search with the effort of `efforts`, of indexes that know no
+            filter and are asked for so many; empty for others, of which the costs above tell it.
     """
 
     depths: tuple[int, ...]
@@ -44,24 +46,32 @@ class Switching:
     gathered_ns: float = 20.0
     kept_ns: float = 10.0
     fixed_ns: float = 50_000.0
+    searched_ns: tuple[float, ...] = ()
 
     def effort(self, depth: float) -> int | None:
         """The effort for a depth, in between those measured; None if it is deeper than any of them."""
-        return self._between(self.efforts, depth)
+        effort = self._between(self.efforts, depth)
+        return None if effort is None else ceil(effort)
 
     def tail(self, depth: float) -> int | None:
         """The effort for the last k items down to a depth; None if it is deeper than any that were measured."""
-        return self._between(self.tails, depth)
+        effort = self._between(self.tails, depth)
+        return None if effort is None else ceil(effort)
 
-    def _between(self, efforts: tuple[int, ...], depth: float) -> int | None:
+    def taken_ns(self, depth: float, effort: int) -> float | None:
+        """What a search takes, as much more as its effort is; None if it is deeper than any that were measured."""
+        taken, usual = self._between(self.searched_ns, depth), self._between(self.efforts, depth)
+        return None if taken is None or usual is None else taken * effort / usual
+
+    def _between(self, values: Sequence[float], depth: float) -> float | None:
         at = bisect_left(self.depths, depth)
         if at == len(self.depths):
             return None
         if at == 0 or depth == self.depths[at]:
-            return efforts[at]
+            return values[at]
         low, high = self.depths[at - 1 : at + 1]
-        less, more = efforts[at - 1 : at + 1]
-        return ceil(less + (more - less) * (depth - low) / (high - low))
+        less, more = values[at - 1 : at + 1]
+        return less + (more - less) * (depth - low) / (high - low)
 
     def document(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -74,6 +84,7 @@ class Switching:
             "gathered_ns": round(self.gathered_ns, 3),
             "kept_ns": round(self.kept_ns, 3),
             "fixed_ns": round(self.fixed_ns),
+            "searched_ns": [round(taken) for taken in self.searched_ns],
         }
 
     @classmethod
@@ -82,7 +93,11 @@ class Switching:
         depths, efforts, tails = (tuple(map(int, document[name])) for name in ("depths", "efforts", "tails"))
         if not len(depths) == len(efforts) == len(tails) or list(depths) != sorted(set(depths)):
             raise ValueError("depths must ascend, and efforts and tails be parallel to them")
-        return cls(depths, efforts, tails, *(float(document[name]) for name in _COSTS))
+        searched = tuple(map(float, document["searched_ns"]))
+        if len(searched) not in (0, len(depths)):
+            raise ValueError("searched_ns must be parallel to depths, or empty")
+        costs = {name: float(document[name]) for name in _COSTS}
+        return cls(depths, efforts, tails, **costs, searched_ns=searched)
 
 
 def unmeasured(k: int, effort: int, most: int) -> Switching:
