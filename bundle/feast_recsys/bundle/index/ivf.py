@@ -29,7 +29,7 @@ from feast_recsys.bundle.index.library import faiss
 from feast_recsys.bundle.index.marks import MARKS
 from feast_recsys.bundle.index.probing import Counts, Looked, Probing
 from feast_recsys.bundle.index.protocol import Rows, Vectors
-from feast_recsys.bundle.index.rescoring import rescored
+from feast_recsys.bundle.index.rescoring import FEWEST_CODES, rescored
 from feast_recsys.bundle.index.scratch import Room, Scratch
 from feast_recsys.bundle.index.spec import IndexSpec
 
@@ -41,8 +41,6 @@ _SAMPLED_PASSING, _SAMPLED_EXCLUDED = 65_536, 256
 
 _DENSER = 3  # codes that are compared exactly for each item left out, see search_lists
 _MORE = 16  # items that are asked for in addition where a request excludes some
-_FEWEST_CODES = 64
-"""Codes are compared as if at least so many items were wanted: the few best are often not those of the best codes."""
 
 Query = npt.NDArray[np.float32]
 Found = tuple[Rows, Vectors]
@@ -158,7 +156,7 @@ class IvfIndex:
         """How many items to ask FAISS for."""
         if self._exactly:
             return m
-        return min(ceil(max(m + _DENSER * displaced, _FEWEST_CODES) * self.spec.search["widening"]), self.probing.n)
+        return min(ceil(max(m + _DENSER * displaced, FEWEST_CODES) * self.spec.search["widening"]), self.probing.n)
 
     def _one(self, query: Query, m: int, allow: Allowed | None) -> Found:
         found = self._among_all(query, m) if allow is None else self._among_allowed(query, m, allow)

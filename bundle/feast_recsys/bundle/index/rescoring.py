@@ -7,6 +7,9 @@ import numpy.typing as npt
 
 from feast_recsys.bundle.index.protocol import Rows, Vectors
 
+FEWEST_CODES = 64
+"""Codes are compared as if at least so many items were wanted: the few best are often not those of the best codes."""
+
 
 def rescored(vectors: Vectors, query: npt.NDArray[np.float32], rows: Rows, m: int) -> tuple[Rows, Vectors]:
     """The m best of some rows by exact inner products.

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from feast_recsys.bundle.errors import CorruptArtifact, InvalidSettings
 from feast_recsys.bundle.index.overfetching import OverfetchingIndex
 from feast_recsys.bundle.index.protocol import Rows, Vectors
+from feast_recsys.bundle.index.rescoring import FEWEST_CODES
 from feast_recsys.bundle.index.spec import IndexSpec
 from feast_recsys.bundle.index.switching import Switching, unmeasured
 
@@ -38,7 +39,7 @@ class ScannIndex(OverfetchingIndex):
 
     def nearest(self, query: npt.NDArray[np.float32], depth: int, effort: int) -> Rows:
         """See OverfetchingIndex.nearest."""
-        wide = min(ceil(depth * self.spec.search["widening"]), len(self))
+        wide = min(ceil(max(depth, FEWEST_CODES) * self.spec.search["widening"]), len(self))
         rows, _ = self.searcher.search(query, depth, wide, effort)
         return np.asarray(rows, np.int64)
 
