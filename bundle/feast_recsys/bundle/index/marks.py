@@ -26,11 +26,17 @@ class Marks(threading.local):
         """
         if len(self._marks) < n:
             self._marks = np.zeros(n, np.bool_)
-        # Set and taken back.
+        none = rows[-1] < 0 if len(rows) else False
+        if len(rows) < len(excluded):
+            # Reading the marks of many costs less than setting them and taking them back.
+            there = rows[rows >= 0] if none else rows
+            self._marks[there] = True
+            excluded = excluded[self._marks.take(excluded)]
+            self._marks[there] = False
         self._marks[excluded] = True
         left = ~self._marks.take(rows)
         self._marks[excluded] = False
-        return left & (rows >= 0) if len(rows) and rows[-1] < 0 else left
+        return left & (rows >= 0) if none else left
 
 
 MARKS = Marks()

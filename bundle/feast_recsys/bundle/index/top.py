@@ -13,6 +13,10 @@ _COLUMNS, _COLUMNS_FOR_EACH, _DEPTH = 1024, 8, 8
 def best(scores: Vectors, k: int) -> tuple[Rows, Vectors]:
     """Positions and scores of the k largest in each row of scores, at most all."""
     m = min(k, scores.shape[1])
+    if len(scores) == 1:
+        # A request mostly has one query, and what follows takes 40 us of the 80 that the k best of 10,000 take.
+        only = top(scores[0], m)
+        return only[None], np.asarray(scores[0].take(only)[None])
     rows = np.array([top(row, m) for row in scores], np.int64).reshape(len(scores), m)
     return rows, np.take_along_axis(scores, rows, axis=1)
 
@@ -31,7 +35,7 @@ def top(scores: Vectors, k: int) -> Rows:
         return _top_of_few(scores, k)
     maxima = scores[: depth * columns].reshape(depth, columns).max(axis=0)
     maxima.partition(columns - k)
-    left = np.flatnonzero(scores >= maxima[columns - k])
+    left = (scores >= maxima[columns - k]).nonzero()[0]
     return left[_top_of_few(scores[left], k)]
 
 
