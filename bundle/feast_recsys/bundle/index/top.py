@@ -35,7 +35,7 @@ def top(scores: Vectors, k: int) -> Rows:
         return _top_of_few(scores, k)
     maxima = scores[: depth * columns].reshape(depth, columns).max(axis=0)
     maxima.partition(columns - k)
-    left = (scores >= maxima[columns - k]).nonzero()[0]
+    left: Rows = (scores >= maxima[columns - k]).nonzero()[0]
     return left[_top_of_few(scores[left], k)]
 
 
