@@ -52,7 +52,7 @@ def compare(options: argparse.Namespace) -> None:
     world, folder = load(options.data, options.cache, tuning=options.tuning, asked=options.asked)
     plan = Plan(
         world, Builds(folder, options.threads, _say), options.k, options.recall, options.kinds, options.passes,
-        options.keep_choice,
+        options.keep_choice, options.links,
     )  # fmt: skip
     for part in options.parts:
         facts = {"machine": measured_on()}
@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--data", required=True, help="clustered-N, movielens, or a file NAME.npz with items and queries")
     one.add_argument("--parts", type=_parts, default=PARTS, help=f"[{','.join(PARTS)}]")
     one.add_argument("--kinds", type=_names, default=(), help="such as ivf_flat,ivf_sq8,hnsw,usearch [all]")
+    one.add_argument("--links", type=_numbers, default=(), help="only graphs with so many, such as 16 [all]")
     one.add_argument("--k", type=int, default=100, help="items wanted [%(default)s]")
     one.add_argument("--recall", type=float, default=0.99, help="to be reached [%(default)s]")
     one.add_argument("--tuning", type=int, default=1000, help="queries that parameters are chosen with [%(default)s]")
@@ -105,6 +106,10 @@ def _parts(text: str) -> tuple[str, ...]:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, _names(text)))
 
 
 def _say(text: str) -> None:

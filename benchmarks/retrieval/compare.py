@@ -37,6 +37,7 @@ class Plan:
         kinds: Of ours and of the libraries that they call, or other libraries' names; empty for all.
         passes: Times that each query is asked.
         keep_choice: Whether an earlier choice is taken though the code has changed.
+        links: Of graphs; empty for all that are tried.
     """
 
     world: World
@@ -46,10 +47,12 @@ class Plan:
     kinds: tuple[str, ...] = ()
     passes: int = 3
     keep_choice: bool = False
+    links: tuple[int, ...] = ()
 
     def wants(self, setting: Setting) -> bool:
         """Whether a build is to be measured."""
-        return not self.kinds or bool({setting.build.kind, setting.build.library} & set(self.kinds))
+        named = not self.kinds or bool({setting.build.kind, setting.build.library} & set(self.kinds))
+        return named and (not self.links or setting.build.parameters.get("links", self.links[0]) in self.links)
 
 
 @dataclass(frozen=True)

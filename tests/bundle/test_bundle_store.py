@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -13,7 +14,7 @@ from support import bundles
 from support.killing import Killer
 
 from feast_recsys.bundle.errors import CorruptArtifact, InvalidSignature
-from feast_recsys.bundle.manifest import MANIFEST_FILE, Manifest, inventory, verify
+from feast_recsys.bundle.manifest import MANIFEST_FILE, FileEntry, Manifest, checksum, inventory, verify
 from feast_recsys.bundle.store import current, history, next_id, open_bundle, point, publish, stage
 
 
@@ -238,6 +239,29 @@ def test_an_inventory_lists_every_file_with_size_and_checksum(tmp_path):
     assert list(entries) == ["a/x"]
     assert entries["a/x"].bytes == 3
     assert entries["a/x"].sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_an_inventory_takes_over_what_is_linked_from_a_verified_bundle_and_reads_the_rest(published, tmp_path):
+    manifest, fresh = Manifest.load(published), tmp_path / "fresh"
+    told = FileEntry(manifest.files["vectors/m.npy"].bytes, "as told")
+    manifest = replace(manifest, files={**manifest.files, "vectors/m.npy": told})
+    fresh.mkdir()
+    os.link(published / "vectors/m.npy", fresh / "linked.npy")
+    shutil.copyfile(published / "vectors/m.npy", fresh / "copied.npy")
+    entries = inventory(fresh, (published, manifest))
+    assert entries["linked.npy"] == told
+    assert entries["copied.npy"] == checksum(published / "vectors/m.npy")
+
+
+def test_files_are_held_against_the_inventory_unless_it_was_just_taken(tmp_path):
+    staged = stage(tmp_path)
+    manifest = bundles.manifest(tmp_path, staged, bundles.fill(staged))
+    wrong = replace(manifest, files={**manifest.files, "vectors/m.npy": FileEntry(1, "0" * 64)})
+    with pytest.raises(CorruptArtifact, match=r"vectors/m\.npy differs"):
+        publish(tmp_path, staged, wrong, keep=2)
+    assert current(tmp_path) is None
+    assert publish(tmp_path, staged, manifest, keep=2, verified=True).name == current(tmp_path)
+    assert open_bundle(tmp_path / manifest.bundle_id).id == manifest.bundle_id
 
 
 def test_killed_at_any_step_a_whole_bundle_is_current(tmp_path):

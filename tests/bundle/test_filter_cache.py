@@ -14,6 +14,7 @@ from feast_recsys.bundle.errors import InvalidArgument
 from feast_recsys.bundle.filter_cache import FilterCache
 from feast_recsys.bundle.filter_plan import evaluate, plan_of
 from feast_recsys.bundle.filters import Comparison, Compound
+from feast_recsys.bundle.index.allowed import Allowed, all_but
 from feast_recsys.bundle.snapshot import open_snapshot, write_snapshot
 
 N = 1000
@@ -152,6 +153,42 @@ def test_a_comparison_is_kept_for_other_filters(snapshot):
     for cache in (fresh, used):
         assert not cache.allowed(both("not", YEAR))[1]
     assert 0 < used.bytes - before < fresh.bytes
+
+
+@pytest.mark.parametrize("limit", [0, MIB])
+def test_of_two_filters_together_both_conditions_are_known(snapshot, limit):
+    cache = FilterCache(snapshot, limit)
+    only = Allowed(evaluate(GENRE, snapshot), cache.slices, plan_of(GENRE, snapshot))
+    joint = cache.both(cache.allowed(YEAR)[0], only)
+    assert joint.mask.tolist() == evaluate(both("and", YEAR, GENRE), snapshot).tolist()
+    assert joint.condition == plan_of(both("and", GENRE, YEAR), snapshot)
+    assert joint.slices is cache.slices
+    kept = cache.both(cache.allowed(YEAR)[0], only) is joint
+    assert kept is cache.allowed(both("and", GENRE, YEAR))[1] is (limit > 0)
+    assert cache.bytes <= limit
+
+
+def test_what_a_request_leaves_out_stays_beside_both_filters(snapshot):
+    cache, out = FilterCache(snapshot, MIB), np.array([3, 500])
+    only = Allowed(evaluate(GENRE, snapshot), cache.slices, plan_of(GENRE, snapshot))
+    filtered = cache.both(cache.allowed(YEAR)[0].without(out), only)
+    assert filtered.filter is cache.both(cache.allowed(YEAR)[0], only)
+    assert cache.both(all_but(out, N), only).filter is only
+    for allow, condition in ((filtered, both("and", YEAR, GENRE)), (cache.both(all_but(out, N), only), GENRE)):
+        assert np.flatnonzero(evaluate(condition, snapshot) & ~allow.mask).tolist() == [
+            row for row in out.tolist() if evaluate(condition, snapshot)[row]
+        ]
+        assert not (allow.mask & ~evaluate(condition, snapshot)).any()
+
+
+def test_a_choice_that_no_filter_says_has_no_condition(snapshot):
+    cache = FilterCache(snapshot, MIB)
+    rows = Allowed(np.arange(N) % 2 == 0)
+    joint = cache.both(cache.allowed(YEAR)[0], rows)
+    assert joint.condition is None
+    assert joint.mask.tolist() == (evaluate(YEAR, snapshot) & rows.mask).tolist()
+    assert cache.both(None, rows) is cache.both(rows, None) is rows
+    assert cache.both(None, None) is None
 
 
 def test_a_wrong_filter_is_refused_and_leaves_nothing(snapshot):

@@ -129,6 +129,42 @@ def test_references_are_those_of_feast_in_order_and_once():
     assert RETRIEVAL.references(Side.USER) == ("user_profile:age", "user_history:item_ids")
 
 
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_the_metric_is_kept(tmp_path, metric):
+    signature = replace(RETRIEVAL, metric=metric)
+    assert f"\nmetric: {metric}\n" in signature.save(tmp_path).read_text("utf-8")
+    assert Signature.load(tmp_path) == signature
+
+
+def test_without_a_metric_it_is_the_inner_product_and_the_file_says_nothing_of_it(tmp_path):
+    text = RETRIEVAL.save(tmp_path).read_text("utf-8")
+    assert "metric" not in text
+    assert Signature.load(tmp_path).metric == "inner_product"
+    assert Signature.load(tmp_path).save(tmp_path).read_text("utf-8") == text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metric": "euclidean"}, "'euclidean' is not one of inner_product, cosine, l2"),
+        ({"metric": True}, "not text"),
+        ({"metric": "cosine", "bias": 1}, "set `bias: 0`, or `metric: inner_product`"),
+        ({"metric": "l2", "bias": 2}, "set `bias: 0`, or `metric: inner_product`"),
+    ],
+)
+def test_a_metric_that_makes_no_sense_is_refused(changes, message):
+    with pytest.raises(InvalidSignature, match=message) as caught:
+        from_dict(to_dict(RETRIEVAL) | changes)
+    assert caught.value.field == "metric"
+
+
+def test_a_ranker_has_no_metric():
+    graphs = {Role.RANKER: Graph(Role.RANKER, (AGE,), "p")}
+    with pytest.raises(InvalidSignature, match="a ranking model has no vectors") as caught:
+        Signature("movies_ranking", Stage.RANKING, graphs, metric="cosine")
+    assert caught.value.field == "metric"
+
+
 def test_an_unknown_input_is_a_key_error():
     with pytest.raises(KeyError):
         RETRIEVAL.graphs[Role.ITEM_ENCODER].input("age")

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
+from support.families import asked_at, midnight_after
 from support.serving import connected
 from support.shop import build_shop
+from torch.nn import functional
 
 from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import InvalidSettings
+from feast_recsys.bundle.index.reduction import METRICS, Metric
 from feast_recsys.bundle.signature import Role
 from feast_recsys.evaluation.assessment import assess
 from feast_recsys.evaluation.ranker import rank, tensors_of
 from feast_recsys.exporters.export import export_model
 from feast_recsys.features.repo import Repo
 from feast_recsys.features.settings import Settings
-from feast_recsys.features.training import point_in_time
 from feast_recsys.jobs.pipeline import materialize
 from feast_recsys.models.data.queries import Queries
-from feast_recsys.models.data.training_data import DAY, TrainingData, load_data
+from feast_recsys.models.data.training_data import TrainingData, load_data
 from feast_recsys.models.ranking.build import build_ranker
 from feast_recsys.models.ranking.candidates import RankingSet, retrieved_set
 from feast_recsys.models.ranking.layout import first_layers
@@ -34,6 +35,7 @@ from feast_recsys.models.ranking.setup import RankingCandidates, ranking_candida
 from feast_recsys.models.ranking.sources import check_past, sources_of, untold
 from feast_recsys.models.ranking.train import train_ranking
 from feast_recsys.models.ranking.wide_deep import WideDeep, WideDeepConfig
+from feast_recsys.models.retrieval.scoring import retrieve
 from feast_recsys.models.training.checkpoint import Checkpoint
 from feast_recsys.models.training.loop import Run
 from feast_recsys.models.two_tower.towers import TwoTowerConfig
@@ -54,9 +56,11 @@ NAMES = [str(source["name"]) for source in SOURCES]
 
 
 def listing(repo: Repo, sources: list[dict[str, Any]], **more: Any) -> Repo:
-    """The shop with sources."""
+    """The shop with sources. A feature a side will do: what they mean is learned and exported elsewhere."""
     document = repo.settings.model_dump(mode="json", exclude_defaults=True)
-    document["recommenders"]["shop"] |= {"sources": sources, **more}
+    shop = document["recommenders"]["shop"]
+    shop["retrieval"] |= {"query": "shop_lists", "item": "shop_prices"}
+    shop |= {"ranking": {"features": "shop_towns_and_prices"}, "sources": sources, **more}
     return replace(repo, settings=Settings.model_validate(document))
 
 
@@ -69,16 +73,8 @@ class World:
     ranking: Checkpoint
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
-def world(_one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     shop = build_shop(tmp_path_factory.mktemp("shop"), DType.STRING)
     repo = listing(shop.repo, SOURCES, fallback="trending")
     data = load_data(repo, "shop")
@@ -86,6 +82,19 @@ def world(_one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> World:
     candidates = ranking_candidates(data, retrieval, CONFIG, Run(seed=1))
     ranking = train_ranking(repo, "shop", retrieval, seed=1, config=CONFIG, data=data, candidates=candidates)
     return World(repo, data, retrieval, candidates, ranking)
+
+
+@pytest.fixture(scope="module")
+def exported(world: World) -> Path:
+    """The folder of the exported models, with the ranker, which is the same for all metrics."""
+    folder = world.repo.resolve(world.repo.settings.models)
+    export(world.ranking, folder)
+    return folder
+
+
+def export(checkpoint: Checkpoint, folder: Path) -> None:
+    name = checkpoint.signature.name
+    export_model(checkpoint.modules, checkpoint.signature, checkpoint.vocabularies, folder / name)
 
 
 def test_every_source_is_among_the_candidates_of_training(world: World) -> None:
@@ -147,34 +156,57 @@ class Now:
 
 def at_midnight(world: World, midnight: int) -> Now:
     """The training data as if everybody asked at a midnight after all that happened."""
-    data, users = world.data, np.arange(len(world.data.events.user_ids))
-
-    def joined(key: str, ids: Any, references: list[str], moment: int) -> Any:
-        times = pa.array(np.full(len(ids), moment), pa.int64()).cast(pa.timestamp("s", "UTC"))
-        return point_in_time(world.repo, references, pa.table({key: pa.array(ids), "event_timestamp": times}))
-
-    later = replace(
-        data,
-        days=np.array([midnight]),
-        state_keys=users * 2**40 + midnight,
-        user_columns=joined("customer_id", data.events.user_ids, list(data.user_columns), midnight - 1),
-        item_columns=joined("sku", data.events.item_ids, list(data.item_columns), midnight),
-    )
-    nothing = np.empty(0, np.int64)
-    queries = Queries(users, np.full(len(users), midnight), nothing, np.zeros(len(users) + 1, np.int64))
+    later, queries = asked_at(world.repo, world.data, midnight, user_key="customer_id", item_key="sku")
     tensors = tensors_of(later, world.retrieval)
-    found = retrieved_set(world.retrieval.modules, tensors, later, queries, 20, bias=world.retrieval.signature.bias)
+    signature = world.retrieval.signature
+    found = retrieved_set(
+        world.retrieval.modules, tensors, later, queries, 20, bias=signature.bias, metric=signature.metric
+    )
     return Now(later, queries, found, rank(later, world.ranking, found))
 
 
-def test_the_server_gives_the_candidates_scores_and_probabilities_of_training(world: World, tmp_path: Path) -> None:
-    midnight = (int(world.data.events.times.max()) // DAY + 1) * DAY
+def of_any_length(world: World, metric: Metric) -> World:
+    """The same towers without the last step that makes all vectors equally long, compared by a metric."""
+    modules = copy.deepcopy(dict(world.retrieval.modules))
+    for module in modules.values():
+        assert module.unit
+        module.unit = False
+    signature = replace(world.retrieval.signature, metric=metric)
+    return replace(world, retrieval=replace(world.retrieval, modules=modules, signature=signature))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_candidates_of_training_are_those_of_the_metric(world: World, metric: Metric) -> None:
+    retrieval, data = of_any_length(world, metric).retrieval, world.data
+    tensors, queries = tensors_of(data, retrieval), data.test
+    found = retrieve(retrieval.modules, tensors, data, queries, 5, metric)
+    states, days = data.states(queries), data.day_of(queries.times)
+    encoders = retrieval.modules
+    with torch.no_grad():
+        asked = encoders[Role.QUERY_ENCODER](**tensors.users(states)).double()
+        for row in range(0, len(queries), 7):
+            on_day = int(days[row]) * data.items + np.arange(data.items)
+            items = encoders[Role.ITEM_ENCODER](**tensors.items(on_day)).double()
+            if metric == "l2":
+                scores = -(torch.cdist(asked[row, None], items)[0] ** 2)
+            elif metric == "cosine":
+                scores = functional.cosine_similarity(asked[row, None], items)
+            else:
+                scores = items @ asked[row]
+            scores[data.events.seen(int(queries.users[row]), int(queries.times[row]))] = -torch.inf
+            due = scores.topk(5).values.numpy()
+            np.testing.assert_allclose(found.scores[row], due, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(scores.numpy()[found.items[row]], due, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["inner_product", "l2"])
+def test_the_server_gives_the_candidates_scores_and_probabilities_of_training(
+    world: World, exported: Path, metric: Metric
+) -> None:
+    world = world if metric == "inner_product" else of_any_length(world, metric)
+    midnight = midnight_after(world.data)
     now = at_midnight(world, midnight)
-    folder = world.repo.resolve(world.repo.settings.models)
-    for checkpoint in (world.retrieval, world.ranking):
-        export_model(
-            checkpoint.modules, checkpoint.signature, checkpoint.vocabularies, folder / checkpoint.signature.name
-        )
+    export(world.retrieval, exported)
     materialize(world.repo, as_of=datetime.fromtimestamp(midnight, timezone.utc))
     server = Server(world.repo, address="127.0.0.1:0")
     server.start()

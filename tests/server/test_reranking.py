@@ -7,13 +7,14 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
 
 from feast_recsys.bundle.columns import Column, DType
 from feast_recsys.bundle.errors import InvalidArgument
 from feast_recsys.bundle.snapshot import open_snapshot, write_snapshot
 from feast_recsys.server import requests
 from feast_recsys.server.requests import Reranking
-from feast_recsys.server.reranking import MAX_CAPS, Cap, arrange, check, directions, positions_of
+from feast_recsys.server.reranking import MAX_CAPS, Cap, arrange, check, directions, likenesses, positions_of
 
 # Cosines of these, and sums of such products with the weights and probabilities below, are exact: ties are ties.
 AXES = [(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 0)]
@@ -132,6 +133,42 @@ def test_directions_leave_the_bias_out_and_nothing_is_like_a_zero_vector():
     unit = directions(vectors, bias=1)
     assert unit.shape == (3, 2)
     assert (unit @ unit.T).tolist() == pytest.approx(np.array([[1, 0, -1], [0, 0, 0], [-1, 0, 1]]))
+
+
+@pytest.mark.parametrize("metric", ["inner_product", "cosine"])
+def test_items_of_a_model_with_directions_are_as_alike_as_their_cosine(metric):
+    vectors = np.random.default_rng(5).normal(size=(9, 4)).astype(np.float32)
+    first, second = likenesses(vectors, bias=1, metric=metric)
+    np.testing.assert_array_equal(first, directions(vectors, bias=1))
+    assert first is second
+
+
+@pytest.mark.parametrize("shift", [0.0, 300.0])
+def test_items_of_a_model_with_distances_are_as_alike_as_they_are_near_wherever_zero_is(shift):
+    vectors = np.random.default_rng(5).normal(size=(40, 4))
+    first, second = likenesses((vectors + shift).astype(np.float32), bias=0, metric="l2")
+    radius = np.linalg.norm(vectors - vectors.mean(axis=0), axis=1).max()
+    expected = 1 - cdist(vectors, vectors, "sqeuclidean") / (2 * radius**2)
+    np.testing.assert_allclose(first @ second.T, expected, atol=1e-3)
+    assert (np.abs(expected) <= 1).all()
+    scores = np.random.default_rng(6).random(40).astype(np.float32)
+    placed = arrange(scores, 10, pinned=[3], relevance_weight=0.6, vectors=first, others=second)
+    assert placed.tolist() == by_likeness(scores, 10, [3], 0.6, expected)
+
+
+def by_likeness(scores, k, placed, weight, alike):
+    """One candidate after the other."""
+    while len(placed) < k:
+        worth = [weight * score - (1 - weight) * max(alike[n][placed]) for n, score in enumerate(scores)]
+        placed = [*placed, max(set(range(len(scores))) - set(placed), key=worth.__getitem__)]
+    return placed
+
+
+def test_equal_items_are_wholly_alike():
+    for vectors in (np.ones((3, 2), np.float32), np.zeros((1, 2), np.float32)):
+        first, second = likenesses(vectors, bias=0, metric="l2")
+        assert (first @ second.T).tolist() == np.ones((len(vectors), len(vectors))).tolist()
+    assert [len(side) for side in likenesses(np.empty((0, 2), np.float32), bias=0, metric="l2")] == [0, 0]
 
 
 def test_positions_follow_the_wish_and_leave_out_what_is_not_there():

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
 
@@ -19,6 +20,8 @@ from support.serving_world import ITEMS, build_world
 
 from feast_recsys.bundle import store
 from feast_recsys.bundle.errors import CorruptArtifact
+from feast_recsys.bundle.filter_plan import plan_of
+from feast_recsys.bundle.filters import parse_filter
 from feast_recsys.bundle.index.remote import FEW_ROWS, connect, open_embedded
 from feast_recsys.bundle.store import current, open_bundle, point
 from feast_recsys.cli.wire import wire_filter
@@ -38,10 +41,15 @@ FILTERS = (
 )  # fmt: skip
 
 
-def build(folder, **indexes):
+def build(folder, sources=(), **indexes):
     """A repository with a recommender for each index, all of the same model, materialized by the job."""
     recommenders = {
-        name: {"retrieval": {"model": "retrieval", "index": index}, "ranking": None, "seen": ["seen:items"]}
+        name: {
+            "retrieval": {"model": "retrieval", "index": index},
+            "ranking": None,
+            "seen": ["seen:items"],
+            "sources": list(sources),
+        }
         for name, index in indexes.items()
     }
     world = build_world(folder, recommenders=recommenders, settings={"keep_bundles": 2})
@@ -82,6 +90,46 @@ def test_retrieve_from_embedded_engines_equals_exact_search(embedded, monkeypatc
                     expect_same(stub, world, name, exclude_seen=True, exclude_item_ids=world.item_ids[5:25], **asked)
             expect_same(stub, world, name, user_id=world.id(1), top_k=ITEMS + 5)
             expect_same(stub, world, name, seed_item_ids=world.item_ids[:2], top_k=7)
+
+
+class Heard:
+    """An engine, and what it is asked for."""
+
+    def __init__(self, engine):
+        self.engine, self.conditions = engine, []
+
+    def __getattr__(self, name):
+        return getattr(self.engine, name)
+
+    def search(self, collection, queries, m, where, excluded):
+        self.conditions.append(where)
+        return self.engine.search(collection, queries, m, where, excluded)
+
+
+def test_an_engine_is_asked_for_what_request_and_source_want_together(tmp_path, monkeypatch):
+    new, adult = FILTERS[1], {"type": "eq", "key": "catalogue:adult", "value": True}
+    heard, kept = [], []
+
+    def opened(*args):
+        index = open_embedded(*args, few=0)
+        kept.append(index)  # its engine is closed with it
+        heard.append(Heard(index.engine))
+        return replace(index, engine=heard[-1])
+
+    sources = [{"name": "new", "filter": new, "quota": 1}, {"name": "all"}]
+    world = build(tmp_path, sources, exact={"kind": "exact"}, qdrant={"kind": "qdrant"})
+    monkeypatch.setattr(store, "open_embedded", opened)
+    with serving(world) as (_, stub):
+        served = heard[-1]
+        served.conditions.clear()
+        asked = {"user_id": world.id(1), "top_k": 4, "sources": ["new"]}
+        expect_same(stub, world, "qdrant", **asked)
+        expect_same(stub, world, "qdrant", filter=wire_filter(json.dumps(adult)), **asked)
+        expect_same(stub, world, "qdrant", exclude_item_ids=world.item_ids[:9], **asked)
+        snapshot = open_bundle(world.bundles / current(world.bundles)).snapshot
+        both = {"type": "and", "filters": [new, adult]}
+        due = [plan_of(parse_filter(tree), snapshot) for tree in (new, both, new)]
+        assert served.conditions == due
 
 
 def expect_outage(stub, address):

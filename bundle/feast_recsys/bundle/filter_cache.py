@@ -8,9 +8,9 @@ from typing import Generic, TypeVar
 
 import pyarrow as pa
 
-from feast_recsys.bundle.filter_plan import Joint, Member, Not, Plan, bitmap_of, mask_of, plan_of
+from feast_recsys.bundle.filter_plan import Joint, Member, Not, Plan, bitmap_of, joint_of, mask_of, plan_of
 from feast_recsys.bundle.filters import Filter
-from feast_recsys.bundle.index.allowed import FEW, Allowed
+from feast_recsys.bundle.index.allowed import FEW, Allowed, Without
 from feast_recsys.bundle.index.slices import Slices
 from feast_recsys.bundle.snapshot import Snapshot
 
@@ -31,12 +31,16 @@ class FilterCache:
     Args:
         snapshot: The catalogue of the bundle.
         limit: Bytes that may be kept; 0 keeps nothing.
+
+    Attributes:
+        snapshot: As given.
+        slices: Keeps the vectors of what filters let pass; within the limit.
     """
 
     def __init__(self, snapshot: Snapshot, limit: int) -> None:
-        self._snapshot = snapshot
+        self.snapshot = snapshot
         comparisons = int(limit * _COMPARISONS_SHARE)
-        self._slices = Slices(int(limit * _SLICES_SHARE))
+        self.slices = Slices(int(limit * _SLICES_SHARE))
         self._wholes: _Lately[Allowed] = _Lately(limit - comparisons - int(limit * _SLICES_SHARE))
         self._comparisons: _Lately[pa.BooleanArray] = _Lately(comparisons)
 
@@ -48,28 +52,54 @@ class FilterCache:
         Raises:
             InvalidArgument: see `filter_plan.plan_of`.
         """
-        plan = plan_of(condition, self._snapshot)
+        plan = plan_of(condition, self.snapshot)
         known = self._wholes.get(plan)
         if known is not None:
             return known, True
-        allowed = Allowed(mask_of(self._bitmap(plan)), self._slices, plan)
+        return self._keep(Allowed(mask_of(self._bitmap(plan)), self.slices, plan), plan), False
+
+    def both(self, allow: Allowed | None, only: Allowed | None) -> Allowed | None:
+        """What a request and a source allow together; None stands for everything.
+
+        The filter is that of both if both have one and nothing else; it is kept then as if it had been asked for. What
+        a request leaves out beside its filter stays beside it.
+
+        Args:
+            allow: Of the request.
+            only: Of the source; leaves nothing out beside its filter.
+        """
+        if allow is None or only is None:
+            return only if allow is None else allow
+        if isinstance(allow, Without):
+            passing = only if allow.base is None else self._joint(allow.base, only)
+            return passing.without(allow.excluded)
+        return self._joint(allow, only)
+
+    def _joint(self, allow: Allowed, only: Allowed) -> Allowed:
+        if allow.condition is None or only.condition is None:
+            return Allowed(allow.mask & only.mask)
+        plan = joint_of("and", [allow.condition, only.condition])
+        known = self._wholes.get(plan)
+        return known if known is not None else self._keep(Allowed(allow.mask & only.mask, self.slices, plan), plan)
+
+    def _keep(self, allowed: Allowed, plan: Plan) -> Allowed:
         n = len(allowed)
         # Rows allowed, or blocked as well: what an index may ask for later is paid for from the start.
         rows = len(allowed.rows) if allowed.count < FEW * n else n
         self._wholes.put(plan, allowed, allowed.mask.nbytes + allowed.bits.nbytes + 8 * rows)
-        return allowed, False
+        return allowed
 
     @property
     def bytes(self) -> int:
         """Bytes that are kept, roughly."""
-        return self._wholes.bytes + self._comparisons.bytes + self._slices.bytes
+        return self._wholes.bytes + self._comparisons.bytes + self.slices.bytes
 
     def _bitmap(self, plan: Plan) -> pa.BooleanArray:
         if isinstance(plan, Not | Joint):
-            return bitmap_of(plan, self._snapshot, self._bitmap)
+            return bitmap_of(plan, self.snapshot, self._bitmap)
         bitmap = self._comparisons.get(plan)
         if bitmap is None:
-            bitmap = bitmap_of(plan, self._snapshot)
+            bitmap = bitmap_of(plan, self.snapshot)
             self._comparisons.put(plan, bitmap, bitmap.nbytes)
         return bitmap
 

@@ -105,7 +105,7 @@ def plan_of(condition: Filter, snapshot: Snapshot, path: str = "filter", depth: 
         wanted = "exactly one filter" if condition.type == "not" else "at least one filter"
         raise InvalidArgument(f"{path}: {condition.type!r} takes {wanted}", field=f"{path}.filters")
     plans = [plan_of(f, snapshot, f"{path}.filters[{n}]", depth + 1) for n, f in enumerate(condition.filters)]
-    return negated(plans[0]) if condition.type == "not" else _joint(condition.type, plans)
+    return negated(plans[0]) if condition.type == "not" else joint_of(condition.type, plans)
 
 
 def negated(plan: Plan) -> Plan:
@@ -145,7 +145,8 @@ def mask_of(bitmap: pa.BooleanArray) -> Mask:
     return np.unpackbits(bits, count=len(bitmap), bitorder="little").view(np.bool_)
 
 
-def _joint(kind: str, plans: list[Plan]) -> Plan:
+def joint_of(kind: str, plans: list[Plan]) -> Plan:
+    """All of some filters (`and`), or any of them (`or`); at least one."""
     parts: set[Plan] = set()
     for plan in plans:
         parts |= plan.parts if isinstance(plan, Joint) and plan.type == kind else {plan}

@@ -31,6 +31,8 @@ class RecommenderEntry:
         item_columns: Folder with what the ranking model's item part gave; None if it has no such part.
         sources: By name, what is held of its sources of candidates.
         index: What searches the vectors; None in bundles from before there was a choice: exact search.
+        searched: File of the vectors in the form that the index searches, see `index.reduction`; None where they are
+            searched as they are, by inner product.
     """
 
     retrieval: str
@@ -40,6 +42,7 @@ class RecommenderEntry:
     item_columns: str | None = None
     sources: Mapping[str, SourceEntry] = field(default_factory=dict)
     index: IndexEntry | None = None
+    searched: str | None = None
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> RecommenderEntry:
@@ -142,10 +145,26 @@ def checksum(path: Path) -> FileEntry:
     return FileEntry(size, digest.hexdigest())
 
 
-def inventory(folder: Path) -> dict[str, FileEntry]:
-    """Every file below a folder except the manifest, by its path from there."""
+def inventory(folder: Path, verified: tuple[Path, Manifest] | None = None) -> dict[str, FileEntry]:
+    """Every file below a folder except the manifest, by its path from there.
+
+    Args:
+        folder: The folder.
+        verified: Another bundle that was just held against its manifest: files that are hard links of its files are not
+            read again.
+    """
+    known = {}
+    if verified is not None:
+        there, manifest = verified
+        known = {_identity(there / name): entry for name, entry in manifest.files.items()}
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST_FILE)
-    return {p.relative_to(folder).as_posix(): checksum(p) for p in files}
+    return {p.relative_to(folder).as_posix(): known.get(_identity(p)) or checksum(p) for p in files}
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """The same for hard links of one file alone."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def verify(folder: Path, manifest: Manifest) -> None:

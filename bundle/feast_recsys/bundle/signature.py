@@ -19,6 +19,7 @@ import yaml
 from feast_recsys.bundle import split
 from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import CorruptArtifact, InvalidSignature
+from feast_recsys.bundle.index.reduction import INNER_PRODUCT, METRICS, Metric
 from feast_recsys.bundle.split import Split
 
 SIGNATURE_FILE = "model.yaml"
@@ -156,6 +157,8 @@ class Signature:
         dimension: Width of the vectors of a retrieval model; 0 for a ranker.
         bias: How many of the last numbers of an item vector are biases: they say how good an item is for everybody, and
             nothing of what it is like.
+        metric: What a retrieval model's vectors are compared by, and what the scores of Retrieve are: `inner_product`;
+            `cosine`, in [-1, 1] and 0 where either vector is zero; `l2`, the negative squared distance -|q - x|^2.
         metadata: Facts for people and `doctor`: library versions, training data, metrics, parity. Plain YAML.
     """
 
@@ -165,6 +168,7 @@ class Signature:
     dimension: int = 0
     metadata: Mapping[str, Any] = field(default_factory=dict)
     bias: int = 0
+    metric: Metric = INNER_PRODUCT
 
     def __post_init__(self) -> None:
         _check(self)
@@ -216,6 +220,8 @@ def to_dict(signature: Signature) -> dict[str, Any]:
         document["dimension"] = signature.dimension
     if signature.bias:
         document["bias"] = signature.bias
+    if signature.metric != INNER_PRODUCT:
+        document["metric"] = signature.metric
     return document | {"graphs": graphs, "metadata": dict(signature.metadata)}
 
 
@@ -226,7 +232,7 @@ def from_dict(document: Any) -> Signature:
         InvalidSignature: names the input and the key that is wrong.
     """
     _expect(isinstance(document, dict), "a signature is a YAML mapping with name, stage and graphs")
-    _only(document, {"format", "name", "stage", "dimension", "bias", "graphs", "metadata"}, "signature")
+    _only(document, {"format", "name", "stage", "dimension", "bias", "metric", "graphs", "metadata"}, "signature")
     version = document.get("format", FORMAT)
     _expect(
         version == FORMAT,
@@ -245,6 +251,7 @@ def from_dict(document: Any) -> Signature:
         _typed(document, "dimension", int, 0, ""),
         _typed(document, "metadata", dict, {}, ""),
         _typed(document, "bias", int, 0, ""),
+        _typed(document, "metric", str, INNER_PRODUCT, ""),
     )
 
 
@@ -324,6 +331,7 @@ def _check(signature: Signature) -> None:
     if signature.stage is Stage.RETRIEVAL:
         _expect(signature.dimension > 0, "a retrieval model needs its vectors' dimension", "dimension")
     _expect(0 <= signature.bias <= signature.dimension, "bias counts columns of the vectors", "bias")
+    _check_metric(signature)
     for role, graph in signature.graphs.items():
         _check_split(graph)
         names = [i.name for i in graph.inputs]
@@ -347,6 +355,22 @@ def _check(signature: Signature) -> None:
                 f"{path}.audio",
             )
             _check_input(spec, path)
+
+
+def _check_metric(signature: Signature) -> None:
+    metric = signature.metric
+    _expect(metric in METRICS, f"metric: {metric!r} is not one of {', '.join(METRICS)}", "metric")
+    _expect(
+        metric == INNER_PRODUCT or signature.stage is Stage.RETRIEVAL,
+        f"metric: a {signature.stage.value} model has no vectors to compare by {metric}; leave `metric` out",
+        "metric",
+    )
+    _expect(
+        metric == INNER_PRODUCT or not signature.bias,
+        f"metric: with {metric} the last {signature.bias} numbers of a vector are part of its direction or place, not "
+        "biases; set `bias: 0`, or `metric: inner_product`",
+        "metric",
+    )
 
 
 def _check_split(graph: Graph) -> None:

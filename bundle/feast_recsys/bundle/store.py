@@ -21,9 +21,11 @@ from typing import Any
 
 from feast_recsys.bundle.columns import Array
 from feast_recsys.bundle.errors import CorruptArtifact
+from feast_recsys.bundle.index.by_metric import by_metric, underlying
 from feast_recsys.bundle.index.exact import ExactIndex
 from feast_recsys.bundle.index.kinds import open_index
 from feast_recsys.bundle.index.protocol import Index, Rows, Vectors
+from feast_recsys.bundle.index.reduction import INNER_PRODUCT, width_of
 from feast_recsys.bundle.index.remote import open_embedded, open_remote
 from feast_recsys.bundle.index.segments import BASE_FILE, Segments, open_base_rows
 from feast_recsys.bundle.index.spec import ENGINES
@@ -117,7 +119,7 @@ def stage(root: Path) -> Path:
     return Path(tempfile.mkdtemp(prefix=_STAGING, dir=root))
 
 
-def publish(root: Path, staged: Path, manifest: Manifest, *, keep: int) -> Path:
+def publish(root: Path, staged: Path, manifest: Manifest, *, keep: int, verified: bool = False) -> Path:
     """Makes a staged bundle the current one.
 
     The manifest is written last, the bundle is opened as a server would, and everything is flushed to disk before it
@@ -128,6 +130,8 @@ def publish(root: Path, staged: Path, manifest: Manifest, *, keep: int) -> Path:
         staged: What `stage` returned, now filled.
         manifest: With the inventory of `staged`.
         keep: Number of bundles to keep, the new one included.
+        verified: Whether the inventory was taken by the same process, and nothing was written since: then the files are
+            not read again to be held against it.
 
     Returns:
         The bundle's folder.
@@ -141,7 +145,7 @@ def publish(root: Path, staged: Path, manifest: Manifest, *, keep: int) -> Path:
     if target.exists():
         raise FileExistsError(f"{target} exists already")
     manifest.save(staged)
-    _reach(open_bundle(staged))
+    _reach(open_bundle(staged, verified=verified))
     staged.chmod(0o755)
     for path in (*staged.rglob("*"), staged):
         _flush(path)
@@ -250,8 +254,9 @@ def _reach(bundle: Bundle) -> None:
     for recommender in bundle.recommenders.values():
         models = (source.model for source in recommender.sources.values() if source.model is not None)
         for loaded in (recommender, *models):
-            if isinstance(loaded.index, WaitingIndex):
-                loaded.index.opened()
+            index = underlying(loaded.index)
+            if isinstance(index, WaitingIndex):
+                index.opened()
 
 
 def _open(folder: Path, entry: RecommenderEntry, snapshot: Snapshot, execution: Execution) -> LoadedRecommender:
@@ -266,7 +271,8 @@ def _open(folder: Path, entry: RecommenderEntry, snapshot: Snapshot, execution: 
         width == retrieval.dimension,
         f"{entry.vectors} has width {width}, {entry.retrieval} says {retrieval.dimension}",
     )
-    index = _open_index(folder, entry, vectors, snapshot)
+    index = _open_index(folder, entry, _searched(folder, entry, retrieval, vectors), snapshot)
+    index = by_metric(index, vectors, retrieval.metric)
     query = graphs[Role.QUERY_ENCODER.value]
     if entry.ranking is None:
         return LoadedRecommender(retrieval, query, index, None, None)
@@ -301,6 +307,19 @@ def _open_sources(
         )
         for name, source in entry.sources.items()
     }
+
+
+def _searched(folder: Path, entry: RecommenderEntry, retrieval: Signature, vectors: Vectors) -> Vectors:
+    """The vectors as the index takes them."""
+    if retrieval.metric == INNER_PRODUCT:
+        return vectors
+    _expect(
+        entry.searched is not None, f"{entry.retrieval} compares by {retrieval.metric}, for which there are no vectors"
+    )
+    searched = open_vectors(folder / str(entry.searched))
+    shape = (len(vectors), width_of(retrieval.dimension, retrieval.metric))
+    _expect(searched.shape == shape, f"{entry.searched} has shape {searched.shape}; {entry.retrieval} needs {shape}")
+    return searched
 
 
 def _open_index(folder: Path, entry: RecommenderEntry, vectors: Vectors, snapshot: Snapshot) -> Index:

@@ -89,8 +89,8 @@ def ablations(
     base = train_family(repo, recommender, data=data, run=run.within("base")) if refitted else retrieval
     candidates = ranking_candidates(data, base, config, run)
     k = min(data.settings.candidates, data.items)
-    tensors, bias = tensors_of(data, retrieval), retrieval.signature.bias
-    found = retrieved_set(retrieval.modules, tensors, data, data.test, k, bias=bias)
+    tensors, signature = tensors_of(data, retrieval), retrieval.signature
+    found = retrieved_set(retrieval.modules, tensors, data, data.test, k, bias=signature.bias, metric=signature.metric)
     rows: dict[str, Ablation] = {}
     main: Values | None = None
     for name, parts in NAMES.items():

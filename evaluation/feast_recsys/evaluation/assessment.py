@@ -182,7 +182,8 @@ def _our_lists(
         sets[name][0][rows], sets[name][1][rows] = chosen, np.where(chosen >= 0, own, np.float32(0))
 
     tensors, listed = tensors_of(data, retrieval), ranked_sources(data) if ranking is not None else ()
-    for rows, block in score_catalogue(retrieval.modules, tensors, data, queries):
+    metric = retrieval.signature.metric
+    for rows, block in score_catalogue(retrieval.modules, tensors, data, queries, metric):
         put("retrieve", rows, best(block, k).items, block)
         if ranking is not None:
             put("popular_rank", rows, best(np.where(block > -np.inf, likes, np.float32(-np.inf)), k).items, block)
@@ -195,7 +196,8 @@ def _our_lists(
     merged = None
     if listed:
         # What Retrieve hands to Rank comes from all sources; the other lists ask the model alone.
-        merged = retrieved_set(retrieval.modules, tensors, data, queries, k, bias=retrieval.signature.bias)
+        bias = retrieval.signature.bias
+        merged = retrieved_set(retrieval.modules, tensors, data, queries, k, bias=bias, metric=metric)
         sets["retrieve"] = merged.items, merged.scores
     own = next((at for at, source in enumerate(listed) if is_own(source, data.settings)), 0)
     for number, (name, (chosen, scores)) in enumerate(sets.items()):

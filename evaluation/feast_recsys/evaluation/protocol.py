@@ -87,8 +87,8 @@ def evaluate_recommender(
     progress.start("evaluate both stages")
     queries, k = data.test, min(data.settings.candidates, data.items)
     relevant = Relevant(queries.offsets, queries.items)
-    tensors, bias = tensors_of(data, retrieval), retrieval.signature.bias
-    found = retrieved_set(retrieval.modules, tensors, data, queries, k, bias=bias)
+    tensors, signature = tensors_of(data, retrieval), retrieval.signature
+    found = retrieved_set(retrieval.modules, tensors, data, queries, k, bias=signature.bias, metric=signature.metric)
     lists = {"retrieve": found.items}
     quality = None
     if ranking is not None:

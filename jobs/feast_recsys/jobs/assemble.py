@@ -12,7 +12,9 @@ from types import MappingProxyType
 from typing import Any
 
 from feast_recsys.bundle.errors import JobFailed
+from feast_recsys.bundle.index.by_metric import search_vectors
 from feast_recsys.bundle.index.entry import IndexEntry
+from feast_recsys.bundle.index.reduction import INNER_PRODUCT
 from feast_recsys.bundle.index.vectors import save_vectors
 from feast_recsys.bundle.manifest import RecommenderEntry, inventory
 from feast_recsys.bundle.signature import Role, Stage
@@ -45,8 +47,17 @@ def write_files(
     catalogue: Catalogue,
     vectors: Mapping[str, Vectors],
     indexes: Mapping[str, IndexEntry] = MappingProxyType({}),
+    searched: Mapping[str, Vectors] | None = None,
 ) -> dict[str, RecommenderEntry]:
     """Fills a staging folder with all but the item columns and the manifest.
+
+    Args:
+        staged: The folder.
+        models: Exported models by recommender and stage; those of sources of candidates by their joint names.
+        catalogue: All items.
+        vectors: [n, d] the models' own item vectors, by recommender or joint name.
+        indexes: What searches them; what is not named is searched exactly.
+        searched: From `searched_by` for the same vectors; None makes it anew.
 
     Returns:
         The recommenders' entries of the manifest; `item_columns` is set where they must be written.
@@ -58,7 +69,7 @@ def write_files(
     for model in {m.name: m for m in models.values()}.values():
         _copy(model, staged / MODELS / model.name)
     (staged / VECTORS).mkdir()
-    entries = {}
+    searched, entries = searched or searched_by(models, vectors), {}
     for recommender, matrix in vectors.items():
         path = f"{VECTORS}/{recommender}.npy"
         save_vectors(staged / path, matrix)
@@ -70,8 +81,40 @@ def write_files(
             f"{MODELS}/{ranking.name}" if ranking is not None else None,
             f"{ITEM_COLUMNS}/{ranking.name}" if ranking is not None and ranking.item_part is not None else None,
             index=indexes.get(recommender),
+            searched=_save_searched(staged, recommender, retrieval, searched[recommender]),
         )
     return entries
+
+
+def searched_by(models: Models, vectors: Mapping[str, Vectors]) -> dict[str, Vectors]:
+    """Item vectors as indexes take them, by the metric of each model.
+
+    Args:
+        models: Exported models by recommender and stage.
+        vectors: [n, d] the models' own, by recommender or joint name.
+
+    Raises:
+        JobFailed: a vector is too long for the metric.
+    """
+    made = {}
+    for name, matrix in vectors.items():
+        signature = models[name, Stage.RETRIEVAL].signature
+        try:
+            made[name] = search_vectors(matrix, signature.metric)
+        except ValueError as error:
+            raise JobFailed(
+                f"item vectors of {signature.name!r}: {error}; let the model give smaller numbers", field="metric"
+            ) from error
+    return made
+
+
+def _save_searched(staged: Path, name: str, model: ExportedModel, vectors: Vectors) -> str | None:
+    """Writes what is searched if that is not the model's own vectors; its path inside the bundle."""
+    if model.signature.metric == INNER_PRODUCT:
+        return None
+    path = f"{VECTORS}/{name}.{model.signature.metric}.npy"
+    save_vectors(staged / path, vectors)
+    return path
 
 
 def facts(

@@ -39,7 +39,8 @@ def carry_indexes(
         root: Folder of bundles.
         previous: The last bundle.
         ids: [n] ids now, ascending.
-        vectors: [n, d] item vectors now, by recommender or joint name.
+        vectors: [n, d] the models' own item vectors now, by recommender or joint name; of models whose metric is that
+            of the last bundle.
         staged: The bundle that is being written.
         indexes: Its folder of indexes.
 
@@ -101,7 +102,7 @@ def _carried(
     same = np.flatnonzero(then != UNKNOWN_ROW)
     now[then[same]] = same
     if index is None or index.segments is None:
-        return _Carried(there / entry.vectors, now, len(ids))
+        return _Carried(there / (entry.searched or entry.vectors), now, len(ids))
     base = there / index.segments / BASE_FILE
     rows = open_base_rows(there / index.segments, len(open_vectors(base)), len(snapshot))
     return _Carried(base, np.where(rows == TOMBSTONE, TOMBSTONE, now[rows]), len(ids))

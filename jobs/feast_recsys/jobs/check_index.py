@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from feast_recsys.bundle.errors import IndexUnavailable
+from feast_recsys.bundle.index.by_metric import underlying
 from feast_recsys.bundle.index.entry import EXACT, IndexEntry
 from feast_recsys.bundle.index.spec import IndexSpec
 from feast_recsys.bundle.index.waiting import WaitingIndex
@@ -38,7 +39,7 @@ def check_index(repo: Repo, bundle: Bundle, name: str) -> Iterator[Finding]:
         yield Finding("warning", subject, text, remedy)
     if text := _other_wish(settings, entry, n):
         yield Finding("warning", subject, text, MEASURE_AGAIN)
-    index = bundle.recommenders[name].index
+    index = underlying(bundle.recommenders[name].index)
     if isinstance(index, WaitingIndex):
         try:
             index.opened()

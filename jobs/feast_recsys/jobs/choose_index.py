@@ -56,7 +56,8 @@ def choose_indexes(
     Args:
         repo: The repository.
         models: Exported models by recommender and stage; those of sources of candidates by their joint names.
-        vectors: [n, d] item vectors by recommender or joint name. A source's model gets what its recommender's wish is.
+        vectors: [n, d] item vectors as indexes take them, by recommender or joint name. A source's model gets what its
+            recommender's wish is.
         staged: The bundle that is being written; files go below its `index` folder.
         journal: Where steps and notes go.
         mode: `incremental` keeps the last bundle's choice as long as it still reaches the recall; `full` measures

@@ -19,6 +19,9 @@ from feast_recsys.bundle.tensors import optional, to_tensors
 
 BATCH = 1024
 
+# Rows copied at a time.
+_COPIED = 16_384
+
 
 @dataclass(frozen=True)
 class KnownColumns:
@@ -70,9 +73,8 @@ def write_item_columns(
     todo = np.arange(len(ids))
     if known is not None:
         todo = np.flatnonzero(known.rows == UNKNOWN_ROW)
-        there = np.flatnonzero(known.rows != UNKNOWN_ROW)
         for column, old in zip(kept, known.columns, strict=True):
-            column[there] = old.take(known.rows[there], axis=0)
+            _copy(column, old, known.rows)
     for start in range(0, len(todo), batch):
         rows = todo[start : start + batch]
         tensors = to_tensors({spec.feature: columns[spec.feature].take(rows) for spec in taken}, taken)
@@ -96,6 +98,15 @@ def write_item_columns(
         if isinstance(column, np.memmap):
             column.flush()
     return sum(passed.width * passed.numpy.itemsize for passed in outputs)
+
+
+def _copy(column: Array, old: Array, rows: npt.NDArray[np.int64]) -> None:
+    """Puts known rows where they belong, and anything where there are none: that is computed afterwards."""
+    if not len(old):
+        return
+    for start in range(0, len(rows), _COPIED):
+        part = slice(start, start + _COPIED)
+        old.take(rows[part], axis=0, out=column[part], mode="wrap")
 
 
 def _write(column: Array, rows: Array, values: Array, part: LoadedPart, ids: Array) -> None:

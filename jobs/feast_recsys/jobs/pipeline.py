@@ -22,7 +22,7 @@ from feast_recsys.bundle.snapshot import open_snapshot
 from feast_recsys.bundle.store import SNAPSHOT_FOLDER, next_id, publish, stage
 from feast_recsys.features.catalogue import Catalogue, read_catalogue
 from feast_recsys.features.repo import EntityKey, Repo, entity_key
-from feast_recsys.jobs.assemble import ITEM_COLUMNS, Models, facts, write_catalogue, write_files
+from feast_recsys.jobs.assemble import ITEM_COLUMNS, Models, facts, searched_by, write_catalogue, write_files
 from feast_recsys.jobs.audit import audit, sampled
 from feast_recsys.jobs.carry_index import carry_indexes
 from feast_recsys.jobs.choose_index import INDEXES, choose_indexes
@@ -32,7 +32,7 @@ from feast_recsys.jobs.feast_step import materialize_views
 from feast_recsys.jobs.fingerprint import fingerprint
 from feast_recsys.jobs.item_columns import write_item_columns
 from feast_recsys.jobs.lease import hold_lease
-from feast_recsys.jobs.previous import Previous, open_previous, reusable_vectors
+from feast_recsys.jobs.previous import Previous, open_previous, reuse_vectors
 from feast_recsys.jobs.registry import snapshot_references
 from feast_recsys.jobs.remote_index import Filling, engines_of, reach_engines
 from feast_recsys.jobs.remote_tidying import drop_leftovers, follow_pointer
@@ -181,14 +181,9 @@ class _Job:
         vectors = {}
         for recommender, model in ((name, model) for (name, role), model in models.items() if role is Stage.RETRIEVAL):
             with self.journal.step(f"embed items for {recommender}") as outcome:
-                matrix = np.empty((len(catalogue), model.signature.dimension), np.float32)
-                todo = np.arange(len(catalogue))
-                if previous is not None:
-                    rows, known = reusable_vectors(
-                        previous, recommender, model, key.join_key, catalogue.ids, columns, catalogue.known_rows
-                    )
-                    matrix[rows] = known
-                    todo = np.setdiff1d(todo, rows)
+                matrix, todo = reuse_vectors(
+                    previous, recommender, model, key.join_key, catalogue.ids, columns, catalogue.known_rows
+                )
                 encoder = item_encoder(model)
                 matrix[todo] = embed(
                     encoder, columns, catalogue.ids, todo, model.signature.dimension,
@@ -215,18 +210,21 @@ class _Job:
         bundle_id = next_id(root, now, made_of)
         staged = stage(root)
         self._write_item_columns(staged, models, catalogue, key, previous)
-        carried = self._carry_indexes(catalogue, vectors, previous, staged)
+        searched = searched_by(models, vectors)
+        carried = self._carry_indexes(catalogue, models, vectors, previous, staged)
         if engines_of(self.repo):
             write_catalogue(staged, catalogue)
             filling = Filling(self.repo, models, staged, bundle_id, self.as_of, self.journal)
-            carried |= filling.run(open_snapshot(staged / SNAPSHOT_FOLDER), vectors)
+            carried |= filling.run(open_snapshot(staged / SNAPSHOT_FOLDER), searched)
         indexes = choose_indexes(
-            self.repo, models, vectors, staged, self.journal, mode=self.mode, as_of=self.as_of, carried=carried
+            self.repo, models, searched, staged, self.journal, mode=self.mode, as_of=self.as_of, carried=carried
         )
         with self.journal.step("write bundle") as outcome:
-            entries = write_files(staged, models, catalogue, vectors, indexes)
+            entries = write_files(staged, models, catalogue, vectors, indexes, searched)
             entries = add_sources(self.repo, staged, open_snapshot(staged / SNAPSHOT_FOLDER), sources, entries)
-            files = inventory(staged)
+            # What is linked from the last bundle was held against its manifest when that was opened.
+            there = (root / previous.bundle.id, previous.bundle.manifest) if previous is not None else None
+            files = inventory(staged, there)
             outcome.counts |= {"files": len(files), "bytes": sum(entry.bytes for entry in files.values())}
             outcome.text = f"{_count(len(files), 'file')}, {outcome.counts['bytes'] / 1e6:.1f} MB"
         with self.journal.step("audit") as outcome:
@@ -252,18 +250,27 @@ class _Job:
                 files,
                 metadata,
             )
-            publish(root, staged, manifest, keep=self.repo.settings.keep_bundles)
+            publish(root, staged, manifest, keep=self.repo.settings.keep_bundles, verified=True)
             outcome.text = manifest.bundle_id
         return manifest.bundle_id
 
     def _carry_indexes(
-        self, catalogue: Catalogue, vectors: Mapping[str, Vectors], previous: Previous | None, staged: Path
+        self,
+        catalogue: Catalogue,
+        models: Models,
+        vectors: Mapping[str, Vectors],
+        previous: Previous | None,
+        staged: Path,
     ) -> dict[str, IndexEntry]:
         root = self.repo.resolve(self.repo.settings.bundles)
         if previous is None or all(entry.folder is None for entry in previous.indexes):
             return {}
         with self.journal.step("carry indexes on") as outcome:
-            carried = carry_indexes(self.repo, root, previous, catalogue.ids, vectors, staged, INDEXES)
+            # The same vectors by another metric are another index.
+            same = {
+                n: m for n, m in vectors.items() if previous.metric(n) == models[n, Stage.RETRIEVAL].signature.metric
+            }
+            carried = carry_indexes(self.repo, root, previous, catalogue.ids, same, staged, INDEXES)
             outcome.text = ", ".join(carried) or "too much has changed"
             outcome.counts["carried"] = len(carried)
         return carried

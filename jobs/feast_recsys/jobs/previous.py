@@ -12,6 +12,7 @@ import numpy as np
 from feast_recsys.bundle.columns import Array, Column, DType
 from feast_recsys.bundle.errors import CorruptArtifact, InvalidSignature
 from feast_recsys.bundle.index.entry import IndexEntry
+from feast_recsys.bundle.index.reduction import Metric
 from feast_recsys.bundle.index.vectors import open_vectors
 from feast_recsys.bundle.signature import Input, Role
 from feast_recsys.bundle.snapshot import UNKNOWN_ROW, Snapshot
@@ -34,8 +35,8 @@ class Previous:
 
     Attributes:
         bundle: The bundle.
-        vectors: By recommender, and by joint name for models of its sources, [n, d], row by row as in its snapshot;
-            memory-mapped.
+        vectors: By recommender, and by joint name for models of its sources, [n, d] as the model gives them, row by row
+            as in its snapshot; memory-mapped.
     """
 
     bundle: Bundle
@@ -50,6 +51,11 @@ class Previous:
                 if loaded.model is not None and joint(recommender, str(loaded.shape["model"])) == name:
                     return loaded.model
         return recommenders.get(name)
+
+    def metric(self, name: str) -> Metric | None:
+        """The metric of the retrieval model that it holds by a name; None if it holds none."""
+        loaded = self.loaded(name)
+        return loaded.retrieval.metric if loaded is not None else None
 
     @property
     def indexes(self) -> list[IndexEntry]:
@@ -125,19 +131,19 @@ def reading(repo: Repo) -> dict[str, Any]:
     return {"registry": registry_hash(repo), "stale": dict(repo.settings.serving.stale)}
 
 
-def reusable_vectors(
-    previous: Previous,
+def reuse_vectors(
+    previous: Previous | None,
     recommender: str,
     model: ExportedModel,
     join_key: str,
     ids: Array,
     columns: Mapping[str, Column],
     known_rows: Rows | None = None,
-) -> tuple[Rows, Vectors]:
-    """Item vectors that would come out as they were: same encoder, same item, same inputs.
+) -> tuple[Vectors, Rows]:
+    """A matrix of item vectors with those that would come out as they were: same encoder, same item, same inputs.
 
     Args:
-        previous: The bundle of the last run.
+        previous: The bundle of the last run; None if there is nothing to reuse.
         recommender: Its name.
         model: Its retrieval model now.
         join_key: Of items.
@@ -147,18 +153,38 @@ def reusable_vectors(
             compared.
 
     Returns:
-        rows [m] of `ids`, and their vectors [m, d].
+        vectors [n, d], and the rows of it, ascending, that are yet to be filled.
     """
-    nothing = np.empty(0, np.int64), np.empty((0, model.signature.dimension), np.float32)
+    fresh = np.empty((len(ids), model.signature.dimension), np.float32)
+    old_rows = _reusable(previous, recommender, model, join_key, ids, columns, known_rows)
+    if previous is None or old_rows is None:
+        return fresh, np.arange(len(ids))
+    # One pass over all of them, rows that are not known included, is quicker than to pick.
+    previous.vectors[recommender].take(old_rows, axis=0, out=fresh, mode="wrap")
+    return fresh, np.flatnonzero(old_rows == UNKNOWN_ROW)
+
+
+def _reusable(
+    previous: Previous | None,
+    recommender: str,
+    model: ExportedModel,
+    join_key: str,
+    ids: Array,
+    columns: Mapping[str, Column],
+    known_rows: Rows | None,
+) -> Rows | None:
+    """[n] the row of the snapshot whose vector an item still has, UNKNOWN_ROW where it has another; None if all do."""
+    if previous is None or not len(previous.bundle.snapshot):
+        return None
     then, graph = previous.loaded(recommender), model.signature.graphs[Role.ITEM_ENCODER]
     # The checksum is the graph's; the declared inputs say what goes into it.
     if then is None or replace(then.retrieval.graphs[Role.ITEM_ENCODER], file=graph.file) != graph:
-        return nothing
+        return None
     snapshot = previous.bundle.snapshot
     if (snapshot.key_dtype is DType.INT64) is not (ids.dtype == np.int64) or not graph.inputs:
-        return nothing
+        return None
     if not {spec.feature for spec in graph.inputs if spec.from_store} <= set(snapshot.references):
-        return nothing
+        return None
     # Minus one, UNKNOWN_ROW, for what is not known; those are looked up and compared.
     old_rows = np.full(len(ids), UNKNOWN_ROW, np.int64) if known_rows is None else known_rows.copy()
     open_rows = np.flatnonzero(old_rows == UNKNOWN_ROW)
@@ -169,8 +195,7 @@ def reusable_vectors(
         new = {spec.feature: columns[spec.feature].take(open_rows) for spec in graph.inputs}
         same = same_inputs(graph.inputs, old, new)
         old_rows[open_rows[same]] = there[same]
-    rows = np.flatnonzero(old_rows != UNKNOWN_ROW)
-    return rows, previous.vectors[recommender][old_rows[rows]]
+    return old_rows
 
 
 def _columns(snapshot: Snapshot, inputs: tuple[Input, ...], rows: Rows, join_key: str) -> dict[str, Column]:

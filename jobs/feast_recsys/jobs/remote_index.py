@@ -85,7 +85,8 @@ class Filling:
 
         Args:
             snapshot: The catalogue of the bundle, whose columns go with the vectors.
-            vectors: [n, d] item vectors by recommender or joint name; those without an engine are passed over.
+            vectors: [n, d] item vectors as indexes take them, by recommender or joint name; those without an engine are
+                passed over.
 
         Returns:
             What the manifest says of the indexes that were filled.

@@ -13,7 +13,7 @@ from feast_recsys.server.call import Call
 from feast_recsys.server.eligibility import without
 from feast_recsys.server.items import best_first, complete, concatenate
 from feast_recsys.server.requests import BY_PROBABILITY, Reranking
-from feast_recsys.server.reranking import Cap, arrange, directions, positions_of
+from feast_recsys.server.reranking import Cap, arrange, likenesses, positions_of
 
 
 def with_pinned(
@@ -49,9 +49,10 @@ def arranged(call: Call, rules: Reranking, rows: Rows, scores: Vectors, k: int) 
     """Positions of the ranked items in the order in which they come back, at most k."""
     if rules == BY_PROBABILITY:
         return best_first(scores, k)
-    snapshot, vectors = call.snapshot, None
+    snapshot, vectors, others = call.snapshot, None, None
     if rules.relevance_weight < 1.0:
-        vectors = directions(call.served.index.vectors_of(rows), bias=call.served.bias)
+        served = call.served
+        vectors, others = likenesses(served.index.vectors_of(rows), bias=served.bias, metric=served.metric)
     order = arrange(
         scores,
         k,
@@ -62,6 +63,7 @@ def arranged(call: Call, rules: Reranking, rows: Rows, scores: Vectors, k: int) 
         ],
         relevance_weight=rules.relevance_weight,
         vectors=vectors,
+        others=others,
     )
     call.stages.done("rerank")
     return order

@@ -78,12 +78,12 @@ def prepare(repo: Repo, bundle: Bundle, filters: FilterCache | None = None) -> S
         )
     for name in sorted(set(wanted) - set(bundle.recommenders)):
         logger.warning("bundle %s has no recommender %r yet; materialize again to serve it", bundle.id, name)
+    kept = filters or FilterCache(bundle.snapshot, repo.settings.serving.filter_cache_mib << 20)
     served = {
-        name: _Preparation(repo, bundle, user_key, item_key, name, wanted[name], loaded).served()
+        name: _Preparation(repo, bundle, user_key, item_key, name, wanted[name], loaded, kept).served()
         for name, loaded in bundle.recommenders.items()
         if name in wanted
     }
-    kept = filters or FilterCache(bundle.snapshot, repo.settings.serving.filter_cache_mib << 20)
     return ServingState(bundle, user_key, served, kept)
 
 
@@ -96,13 +96,14 @@ class _Preparation:
     name: str
     settings: Recommender
     loaded: LoadedRecommender
+    filters: FilterCache
 
     def served(self) -> Served:
         query = Stage.of(self.loaded.query_encoder)
         ranker = None
         if self.settings.ranking is not None and self.loaded.ranker is not None:
             ranker = Stage.of(self.loaded.ranker)
-        own, sources = prepare_sources(self.name, self.settings, self.loaded, query, len(self.bundle.snapshot))
+        own, sources = prepare_sources(self.name, self.settings, self.loaded, query, self.filters)
         queries = (query, *(stage for stage in stages_of(sources) if stage is not query))
         stages = (*queries, ranker) if ranker else queries
         user_inputs = tuple(spec for stage in stages for spec in stage.user_inputs)
@@ -123,6 +124,7 @@ class _Preparation:
             self.settings,
             self.loaded.index,
             self.loaded.retrieval.bias,
+            self.loaded.retrieval.metric,
             Ranker(ranker, self._parts(ranker, fresh), self._batch()) if ranker else None,
             readings=readings,
             context=context,

@@ -6,7 +6,10 @@ import logging
 
 import numpy as np
 
+from feast_recsys.bundle.filter_cache import FilterCache
+from feast_recsys.bundle.filter_plan import plan_of
 from feast_recsys.bundle.index.allowed import Allowed
+from feast_recsys.bundle.index.protocol import Rows
 from feast_recsys.bundle.store import LoadedRecommender, LoadedSource
 from feast_recsys.features.settings import Recommender
 from feast_recsys.features.source_settings import OWN
@@ -18,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def prepare_sources(
-    name: str, settings: Recommender, loaded: LoadedRecommender, query: Stage, items: int
+    name: str, settings: Recommender, loaded: LoadedRecommender, query: Stage, filters: FilterCache
 ) -> tuple[Source, tuple[Source, ...]]:
     """The recommender's own model as a source, and all its sources in the order of the settings.
 
@@ -30,7 +33,7 @@ def prepare_sources(
         settings: Its section.
         loaded: What the bundle holds of it.
         query: Its own query encoder.
-        items: Size of the catalogue.
+        filters: What is kept of filters over the catalogue.
     """
     own = Source(OWN, 0, Nearest(query, loaded.index))
     sources, stages = [], {id(loaded): query}
@@ -43,7 +46,7 @@ def prepare_sources(
                 name,
             )
             continue
-        only = None if held.rows is None else _only(held, items)
+        only = None if held.rows is None else _only(section, held.rows, filters)
         model = held.model or loaded
         stage = stages.setdefault(id(model), Stage.of(model.query_encoder)) if section.kind == "model" else query
         source = Source(section.name, section.quota or 0, _way(section, settings, held, model, stage), only)
@@ -78,11 +81,14 @@ def _way(section: Settings, settings: Recommender, held: LoadedSource, model: Lo
     if section.kind == "similar":
         history = section.history or settings.retrieval.history
         assert history is not None  # the settings' own check
-        return Alike(model.index, model.retrieval.bias, history, section.last_items)
+        return Alike(model.index, model.retrieval.bias, model.retrieval.metric, history, section.last_items)
     return Nearest(query, model.index)
 
 
-def _only(held: LoadedSource, items: int) -> Allowed:
-    mask = np.zeros(items, np.bool_)
-    mask[held.rows] = True
-    return Allowed(mask)
+def _only(section: Settings, rows: Rows, filters: FilterCache) -> Allowed:
+    """The items that may come from a source; with its filter, where nothing else decides which."""
+    mask = np.zeros(len(filters.snapshot), np.bool_)
+    mask[rows] = True
+    if section.only is not None or section.condition is None:
+        return Allowed(mask, filters.slices)
+    return Allowed(mask, filters.slices, plan_of(section.condition, filters.snapshot))

@@ -16,6 +16,7 @@ from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import InvalidArgument
 from feast_recsys.bundle.index.allowed import Mask
 from feast_recsys.bundle.index.protocol import Rows, Vectors
+from feast_recsys.bundle.index.reduction import Metric
 from feast_recsys.bundle.snapshot import Snapshot
 from feast_recsys.server.items import best_first
 from feast_recsys.server.requests import Reranking
@@ -105,6 +106,32 @@ def directions(vectors: Vectors, *, bias: int) -> Vectors:
     return np.asarray(plain / np.where(lengths > 0, lengths, 1.0), np.float32)
 
 
+def likenesses(vectors: Vectors, *, bias: int, metric: Metric) -> tuple[Vectors, Vectors]:
+    """Two forms of item vectors; the product of one item's first with another's second is how alike they are.
+
+    For `inner_product` and `cosine` that is their cosine, see `directions`. For `l2`, where directions depend on where
+    zero happens to be, it is 1 - |x - y|^2 / 2 R^2, R the largest distance of an item from the mean of all: in [-1, 1]
+    too, and the cosine about the mean of items that are all as far from it.
+
+    Args:
+        vectors: [m, d] float32, the model's own.
+        bias: How many of the last columns are biases.
+        metric: The model's.
+    """
+    if metric != "l2":
+        units = directions(vectors, bias=bias)
+        return units, units
+    if not len(vectors):
+        return vectors, vectors
+    about = vectors.astype(np.float64)
+    about -= about.mean(axis=0)
+    squares = np.einsum("ij,ij->i", about, about)[:, None]
+    largest = float(squares.max()) or 1.0
+    about, halves, ones = about / np.sqrt(largest), squares / (2.0 * largest), np.ones_like(squares)
+    first, second = np.hstack([about, 1.0 - halves, ones]), np.hstack([about, ones, -halves])
+    return first.astype(np.float32), second.astype(np.float32)
+
+
 def positions_of(wanted: Rows, rows: Rows) -> list[int]:
     """Where some items are among the candidates, in the order of `wanted`, each once; others are left out."""
     places = dict(zip(rows.tolist(), range(len(rows)), strict=True))
@@ -119,11 +146,12 @@ def arrange(
     caps: Sequence[Cap] = (),
     relevance_weight: float = 1.0,
     vectors: Vectors | None = None,
+    others: Vectors | None = None,
 ) -> Rows:
     """Which candidates come back, and in which order.
 
     Pinned ones come first. Then, one after the other, comes the candidate with the largest
-    `w * probability - (1 - w) * likeness`, where the likeness is the largest cosine to what was placed before, pinned
+    `w * probability - (1 - w) * likeness`, where the likeness is the largest one to what was placed before, pinned
     ones included (maximal marginal relevance, Carbonell and Goldstein, 1998). A candidate that would break a cap is
     left out, a pinned one too. O(k m d).
 
@@ -133,7 +161,8 @@ def arrange(
         pinned: Positions that come first, in this order, each once.
         caps: Over the m candidates, nothing placed yet. They are used up.
         relevance_weight: w, in [0, 1]. With 1 the vectors are not looked at.
-        vectors: [m, d] of `directions`; needed for a smaller weight.
+        vectors: [m, d] of `directions`, or the first form of `likenesses`; needed for a smaller weight.
+        others: [m, d] the second form of `likenesses`; None if it is the same.
 
     Returns:
         Positions, best first, at most k.
@@ -151,7 +180,7 @@ def arrange(
             placing.place(position)
     else:
         assert vectors is not None
-        _place_diverse(placing, order, scores, relevance_weight, vectors)
+        _place_diverse(placing, order, scores, relevance_weight, vectors, vectors if others is None else others)
     return np.array(placing.placed, np.int64)
 
 
@@ -181,16 +210,18 @@ class _Placing:
         return gone
 
 
-def _place_diverse(placing: _Placing, order: Rows, scores: Vectors, weight: float, vectors: Vectors) -> None:
+def _place_diverse(
+    placing: _Placing, order: Rows, scores: Vectors, weight: float, vectors: Vectors, others: Vectors
+) -> None:
     # In the order of probability, so that the first of equal values is the more probable one.
-    vectors, place_of = vectors[order], np.empty_like(order)
+    others, place_of = others[order], np.empty_like(order)
     place_of[order] = np.arange(len(order))
-    weighted = np.float32(1.0 - weight) * vectors
+    weighted = np.float32(1.0 - weight) * vectors[order]
     gains = np.float32(weight) * scores[order]
     gains[np.frombuffer(placing.out, np.bool_)[order]] = -np.inf
     unlike = np.zeros(len(order), np.float32)
     if placing.placed:
-        unlike = (weighted @ vectors[place_of[placing.placed]].T).max(axis=1)
+        unlike = (weighted @ others[place_of[placing.placed]].T).max(axis=1)
     values = gains - unlike
     while not placing.full and len(order):
         best = int(values.argmax())
@@ -198,6 +229,6 @@ def _place_diverse(placing: _Placing, order: Rows, scores: Vectors, weight: floa
             return
         first, gone = not placing.placed, placing.place(int(order[best]))
         gains[best if len(gone) == 1 else place_of[gone]] = -np.inf
-        alike = weighted @ vectors[best]
+        alike = weighted @ others[best]
         unlike = alike if first else np.maximum(unlike, alike, out=unlike)
         np.subtract(gains, unlike, out=values)

@@ -9,7 +9,7 @@ import numpy as np
 from feast_recsys.bundle.errors import InvalidArgument
 from feast_recsys.bundle.index.allowed import Allowed
 from feast_recsys.bundle.index.protocol import Index, Rows, Vectors
-from feast_recsys.bundle.index.vectors import mean_direction
+from feast_recsys.bundle.index.vectors import query_like
 from feast_recsys.bundle.merging import NOTHING, Found, Merged, merge, plans
 from feast_recsys.bundle.snapshot import UNKNOWN_ROW
 from feast_recsys.features.source_settings import SIMILAR
@@ -41,7 +41,7 @@ def like_seeds(names: Sequence[str], served: Served) -> tuple[Source, ...]:
             f"sources: {other!r} has nothing to do with seed items; name sources of kind similar, or none",
             field=f"sources[{list(names).index(other)}]",
         )
-    return alike or (Source(SIMILAR, 0, Alike(served.index, served.bias, "", 0)),)
+    return alike or (Source(SIMILAR, 0, Alike(served.index, served.bias, served.metric, "", 0)),)
 
 
 def usual(names: Sequence[str], served: Served) -> tuple[Source, ...]:
@@ -162,7 +162,8 @@ class Retrieval:
     def _ask(self, at: int, users: Sequence[int]) -> list[Found]:
         """What one source has for some users."""
         source = self.sources[at]
-        allow, seen = both(self._allow, source.only), [self._seen[user] for user in users]
+        allow = self._call.state.filters.both(self._allow, source.only)
+        seen = [self._seen[user] for user in users]
         if isinstance(source.way, Listing):
             return [source.way.best(self._k, allow, rows) for rows in seen]
         if isinstance(source.way, Nearest):
@@ -187,15 +188,14 @@ def like_each(
 ) -> list[Found]:
     """The k items most like each group of seeds, without these: nothing where there are none, or nothing is known of
     what they are like."""
-    queries = [mean_direction(way.index.vectors_of(rows), bias=way.bias) for rows in seeds if len(rows)]
-    groups = [at for at, rows in enumerate(seeds) if len(rows)]
-    known = [n for n, query in enumerate(queries) if query.any()]
+    likes = [query_like(way.index.vectors_of(rows), bias=way.bias, metric=way.metric) for rows in seeds]
+    queries = {at: query for at, query in enumerate(likes) if query is not None}
     found = [NOTHING] * len(seeds)
-    if known:
-        chosen = np.concatenate([queries[n] for n in known])
-        dropped = [np.concatenate([seeds[groups[n]], leave_out[groups[n]]]) for n in known]
-        for n, result in zip(known, search_each(way.index, chosen, k, allow, dropped), strict=True):
-            found[groups[n]] = result
+    if queries:
+        dropped = [np.concatenate([seeds[at], leave_out[at]]) for at in queries]
+        results = search_each(way.index, np.concatenate(list(queries.values())), k, allow, dropped)
+        for at, result in zip(queries, results, strict=True):
+            found[at] = result
     return found
 
 
@@ -228,10 +228,3 @@ def search_each(
         rows, scores = index.search(queries[at : at + 1], k, without(allow, leave_out[at], n))
         found[at] = Found(rows[0], scores[0])
     return found
-
-
-def both(allow: Allowed | None, only: Allowed | None) -> Allowed | None:
-    """What two of them allow; None stands for everything."""
-    if allow is None or only is None:
-        return only if allow is None else allow
-    return Allowed(allow.mask & only.mask)

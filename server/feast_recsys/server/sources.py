@@ -9,6 +9,7 @@ import numpy as np
 
 from feast_recsys.bundle.index.allowed import Allowed
 from feast_recsys.bundle.index.protocol import Index, Rows, Vectors
+from feast_recsys.bundle.index.reduction import Metric
 from feast_recsys.bundle.merging import Found
 from feast_recsys.server.stage import Stage
 
@@ -26,10 +27,19 @@ class Nearest:
 
 @dataclass(frozen=True)
 class Alike:
-    """Items like the `seeds` most recent ones of a history; `bias` of the last columns of their vectors are biases."""
+    """Items like the `seeds` most recent ones of a history.
+
+    Attributes:
+        index: The item vectors.
+        bias: How many of their last columns are biases.
+        metric: What they are compared by.
+        history: The list feature.
+        seeds: Number of items.
+    """
 
     index: Index
     bias: int
+    metric: Metric
     history: str
     seeds: int
 

@@ -10,6 +10,7 @@ from feast_recsys.bundle.columns import Column, DType
 from feast_recsys.bundle.errors import BundleNotHeld, BundleNotLoaded, InvalidArgument, UnknownRecommender
 from feast_recsys.bundle.filter_cache import FilterCache
 from feast_recsys.bundle.index.protocol import Index
+from feast_recsys.bundle.index.reduction import Metric
 from feast_recsys.bundle.store import Bundle
 from feast_recsys.features.reader import OnlineReader
 from feast_recsys.features.repo import EntityKey
@@ -57,6 +58,7 @@ class Served:
         settings: Its section.
         index: The item vectors, row by row as in the snapshot.
         bias: How many of their last columns are biases.
+        metric: What they are compared by.
         ranker: None if the recommender only retrieves.
         readings: What to read of users, by need; None where there is nothing to read.
         context: What `context` may hold, by name.
@@ -76,6 +78,7 @@ class Served:
     settings: Recommender
     index: Index
     bias: int
+    metric: Metric
     ranker: Ranker | None
     readings: Mapping[Need, Reading | None]
     context: Mapping[str, Slot]

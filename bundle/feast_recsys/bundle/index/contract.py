@@ -4,25 +4,32 @@
 
     check(lambda vectors: MyIndex(vectors))
 
-It needs no test framework. `violation` looks at a single answer, for tests that generate their own cases.
+The index looks for the largest inner product. It is held to the other metrics as a bundle makes it serve them, by
+vectors and queries of `reduction`. No test framework is needed. `violation` looks at a single answer, for tests that
+generate their own cases.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from feast_recsys.bundle.index.allowed import Allowed, all_but
+from feast_recsys.bundle.index.by_metric import by_metric
 from feast_recsys.bundle.index.exact import ExactIndex
 from feast_recsys.bundle.index.protocol import Index, Rows, Vectors
+from feast_recsys.bundle.index.reduction import INNER_PRODUCT, METRICS, Metric, items_for
 
 # Rounding of an inner product, as a share of both lengths: sums in another order differ by less.
 _ROUNDING = 1e-5
 _THREADS = 4
+
+# Small catalogues that tell metrics apart.
+_BY_ALL = ("no items", "zero vectors among others", "one item far longer than others")
 
 
 class ContractViolated(AssertionError):
@@ -39,6 +46,7 @@ class Case:
         queries: [B, d] float32.
         k: Items wanted.
         allow: What may come back; None for all.
+        metric: What scores are.
     """
 
     name: str
@@ -46,12 +54,13 @@ class Case:
     queries: Vectors
     k: int
     allow: Allowed | None = None
+    metric: Metric = INNER_PRODUCT
 
 
 def check(
     build: Callable[[Vectors], Index], *, recall: float = 0.9, items: int = 1_000, dimension: int = 16, seed: int = 0
 ) -> None:
-    """Holds an index against exact search, in corner cases and among clustered vectors.
+    """Holds an index against exact search, in corner cases and among clustered vectors, by every metric.
 
     Args:
         build: Makes an index of [n, d] float32 vectors; n may be 0.
@@ -64,7 +73,8 @@ def check(
         ContractViolated: with the case and what is wrong about it.
     """
     for vectors, cases in _catalogues(items, dimension, seed):
-        index = build(vectors)
+        metric = cases[0].metric
+        index = by_metric(build(items_for(vectors, metric)), vectors, metric)
         _check_items(index, vectors)
         for case in cases:
             _check_case(index, case, recall)
@@ -75,7 +85,7 @@ def violation(answer: tuple[Rows, Vectors], case: Case) -> str:
     """What is wrong about an answer other than too few of the best items; empty if nothing.
 
     Rows and scores must have the shapes and types of Index.search, the rows be different, allowed ones, and the scores
-    their inner products in descending order, the lower row first among equals.
+    those of the metric in descending order, the lower row first among equals.
     """
     rows, scores = answer
     n, allowed = len(case.vectors), _mask(case)
@@ -94,10 +104,10 @@ def violation(answer: tuple[Rows, Vectors], case: Case) -> str:
         return "a row comes twice"
     if not np.isfinite(scores).all():
         return "a score is not finite"
-    products, rounding = _products(case), _rounding(case)
-    exact = np.take_along_axis(products, rows, axis=1)
-    if (np.abs(scores - exact) > np.take_along_axis(rounding, rows, axis=1)).any():
-        return f"a score is off its inner product by {np.abs(scores - exact).max():g}"
+    exact, rounding = (np.take_along_axis(full, rows, axis=1) for full in (_scores(case), _rounding(case)))
+    if (np.abs(scores - exact) > rounding).any():
+        name = case.metric.replace("_", " ")
+        return f"a score is off its {name} by {np.abs(scores - exact).max():g}"
     if (scores[:, 1:] > scores[:, :-1]).any():
         return "a better score comes after a worse one"
     if ((scores[:, 1:] == scores[:, :-1]) & (rows[:, 1:] < rows[:, :-1])).any():
@@ -113,8 +123,9 @@ def share_found(answer: tuple[Rows, Vectors], case: Case) -> float:
     rows, _ = answer
     if not rows.size:
         return 1.0
-    _, best = ExactIndex(case.vectors).search(case.queries, case.k, case.allow)
-    good = np.take_along_axis(_products(case) + _rounding(case), rows, axis=1) >= best[:, -1:]
+    scores = _scores(case)
+    best = np.sort(np.where(_mask(case), scores, -np.inf), axis=1)[:, -rows.shape[1], None]
+    good = np.take_along_axis(scores + _rounding(case), rows, axis=1) >= best
     return float(good.mean())
 
 
@@ -168,6 +179,7 @@ def _catalogues(items: int, dimension: int, seed: int) -> Iterator[tuple[Vectors
         ("zero vectors among others", np.concatenate([np.zeros((20, 4), np.float32), _normal(random, 80, 4)])),
         ("one item far longer than others", np.concatenate([_normal(random, 60, 4), 1e3 * _normal(random, 1, 4)])),
     ]
+    others = [metric for metric in METRICS if metric != INNER_PRODUCT]
     for name, vectors in small:
         nothing = Allowed(np.zeros(len(vectors), np.bool_))
         some = Allowed(random.random(len(vectors)) < 0.3)
@@ -176,8 +188,15 @@ def _catalogues(items: int, dimension: int, seed: int) -> Iterator[tuple[Vectors
         cases += [Case(f"{name}, nothing allowed", vectors, asked, 5, nothing)]
         cases += [Case(f"{name}, no queries", vectors, asked[:0], 5)]
         yield vectors, cases
+        for metric in others if name in _BY_ALL else ():
+            yield vectors, [replace(case, name=f"{name}, by {metric}", metric=metric) for case in cases]
     for name, vectors, queries in _large(items, dimension, random):
         yield vectors, list(_cases(name, vectors, queries, random))
+    vectors, queries = _apart(items, dimension, random)
+    for metric in others:
+        # A third of what is asked by inner product: few and all items, a filter, exclusions.
+        large = list(_cases(f"clusters of different lengths, by {metric}", vectors, queries, random))[::3]
+        yield vectors, [replace(case, metric=metric) for case in large]
 
 
 def _large(items: int, dimension: int, random: np.random.Generator) -> Iterator[tuple[str, Vectors, Vectors]]:
@@ -189,6 +208,14 @@ def _large(items: int, dimension: int, random: np.random.Generator) -> Iterator[
     biased, ones = vectors.copy(), queries.copy()
     biased[:, -1], ones[:, -1] = np.float32(2.0) * random.standard_normal(items, np.float32), 1.0
     yield "clusters with a bias column", biased, ones
+
+
+def _apart(items: int, dimension: int, random: np.random.Generator) -> tuple[Vectors, Vectors]:
+    """Clusters in which inner product, cosine and distance each find other items; one item and one query are zero."""
+    _, vectors, queries = next(_large(items, dimension, random))
+    vectors = vectors * random.lognormal(0.0, 0.5, (items, 1)).astype(np.float32)
+    vectors[random.integers(0, items)] = queries[-1] = 0.0
+    return vectors, queries
 
 
 def _cases(name: str, vectors: Vectors, queries: Vectors, random: np.random.Generator) -> Iterator[Case]:
@@ -211,15 +238,29 @@ def _mask(case: Case) -> npt.NDArray[np.bool_]:
     return np.ones(len(case.vectors), np.bool_) if case.allow is None else case.allow.mask
 
 
-def _products(case: Case) -> npt.NDArray[np.float64]:
-    """[B, n] inner products."""
-    return case.queries.astype(np.float64) @ case.vectors.T.astype(np.float64)
+def _scores(case: Case) -> npt.NDArray[np.float64]:
+    """[B, n] scores as the metric's definition has them."""
+    queries, vectors = case.queries.astype(np.float64), case.vectors.astype(np.float64)
+    if case.metric == "l2":
+        return np.asarray(-np.square(queries[:, None, :] - vectors).sum(axis=2))
+    products = queries @ vectors.T
+    lengths = np.outer(*_lengths(case))
+    return np.asarray(products / np.where(lengths > 0, lengths, 1.0) if case.metric == "cosine" else products)
 
 
 def _rounding(case: Case) -> npt.NDArray[np.float64]:
-    """[B, n] how far from an inner product a sum in float32 may be."""
-    queries, vectors = (np.linalg.norm(x.astype(np.float64), axis=1) for x in (case.queries, case.vectors))
+    """[B, n] how far from a score a sum in float32 may be, and how far apart items may be that it takes for equal."""
+    queries, vectors = _lengths(case)
+    if case.metric == "cosine":
+        return np.full((len(queries), len(vectors)), _ROUNDING)
+    if case.metric == "l2":
+        return np.asarray(_ROUNDING * np.add.outer(queries, vectors) ** 2)
     return np.asarray(_ROUNDING * np.outer(queries, vectors))
+
+
+def _lengths(case: Case) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    queries, vectors = (np.linalg.norm(x.astype(np.float64), axis=1) for x in (case.queries, case.vectors))
+    return queries, vectors
 
 
 def _normal(random: np.random.Generator, n: int, d: int) -> Vectors:

@@ -3,17 +3,24 @@
 Clusters and graphs want a distance, and an inner product is none: an item may be nearer to others than to itself. One
 more column, sqrt(M^2 - |x|^2) with M the greatest length, gives all items the same length, and then the nearest to
 [q, 0] is the one with the largest inner product with q (Bachrach et al. 2014).
+
+The other way round every index here looks for the largest inner product, so cosine and Euclidean distance are brought
+to that form: items by `items_for` when the bundle is made, queries by `queries_for` when they are asked, and the scores
+back by `scores_for`.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from feast_recsys.bundle.index.protocol import Vectors
 
 Metric = Literal["inner_product", "cosine", "l2"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+INNER_PRODUCT: Final[Metric] = "inner_product"
 
 
 def of_equal_length(vectors: Vectors) -> tuple[Vectors, float]:
@@ -25,37 +32,83 @@ def of_equal_length(vectors: Vectors) -> tuple[Vectors, float]:
     Returns:
         [n, d + 1] float32 and their length; 1 if all are zero.
     """
-    squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    squares = _squares(vectors)
     longest = float(squares.max(initial=0.0)) or 1.0
     last = np.sqrt(np.maximum(longest - squares, 0.0))
     return np.concatenate([vectors, last[:, None].astype(np.float32)], axis=1), float(np.sqrt(longest))
 
 
+def width_of(dimension: int, metric: Metric) -> int:
+    """Width of what `items_for` and `queries_for` make of vectors of that width."""
+    return dimension + 1 if metric == "l2" else dimension
+
+
 def items_for(vectors: Vectors, metric: Metric) -> Vectors:
     """Item vectors whose inner products with `queries_for` are in the order of a metric.
+
+    A row does not depend on the others, so that what is made of the same vector is the same in every run.
 
     Args:
         vectors: [n, d] float32.
         metric: `cosine` makes rows unit vectors, zero rows stay; `l2` adds a column -|x|^2 / 2, so that the inner
-            product is (|q|^2 - |q - x|^2) / 2.
+            product is (|q|^2 - |q - x|^2) / 2. `inner_product` gives the same array back.
 
     Returns:
-        [n, d] float32, or [n, d + 1] for `l2`.
+        [n, d] float32, or [n, d + 1] for `l2`. The column of `l2` is infinite where |x| is greater than 2.6e19.
     """
     if metric == "cosine":
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return np.asarray(vectors / np.where(lengths > 0, lengths, 1.0), np.float32)
+        return _units(vectors)
     if metric == "l2":
-        halves = -0.5 * np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
-        return np.concatenate([vectors, halves[:, None].astype(np.float32)], axis=1)
+        with np.errstate(over="ignore"):
+            halves = (-0.5 * _squares(vectors)).astype(np.float32)
+        return np.concatenate([vectors, halves[:, None]], axis=1)
     return vectors
 
 
 def queries_for(queries: Vectors, metric: Metric) -> Vectors:
-    """Queries to go with `items_for`: [B, d] float32, or [B, d + 1] with ones for `l2`.
-
-    A query's length does not change its order, so `cosine` leaves it.
-    """
+    """Queries to go with `items_for`: [B, d] float32, unit vectors for `cosine`, or [B, d + 1] with ones for `l2`."""
+    if metric == "cosine":
+        return _units(queries)
     if metric == "l2":
         return np.concatenate([queries, np.ones((len(queries), 1), np.float32)], axis=1)
     return queries
+
+
+def scores_for(products: Vectors, queries: Vectors, metric: Metric) -> Vectors:
+    """Scores by a metric from inner products of `queries_for` and `items_for`.
+
+    Args:
+        products: [B, m] float32.
+        queries: [B, d] float32, the model's own.
+        metric: `l2` gives -|q - x|^2, which is a difference of larger numbers: it is off by up to about 1e-6 of
+            (|q| + |x|)^2. Where only few items are left, `negative_squares` has all digits.
+
+    Returns:
+        [B, m] float32, larger is better: the same for `inner_product`, in [-1, 1] for `cosine`, at most 0 for `l2`.
+    """
+    if metric == "cosine":
+        return np.clip(products, np.float32(-1.0), np.float32(1.0))
+    if metric == "l2":
+        return np.minimum(2.0 * products - _squares(queries)[:, None], 0.0).astype(np.float32)
+    return products
+
+
+def score_all(queries: Vectors, vectors: Vectors, metric: Metric) -> Vectors:
+    """[B, n] float32 scores of all items by a metric, from the model's own [B, d] queries and [n, d] item vectors."""
+    return scores_for(queries_for(queries, metric) @ items_for(vectors, metric).T, queries, metric)
+
+
+def negative_squares(query: Vectors, items: Vectors) -> Vectors:
+    """[m] float32: -|q - x|^2 of a [d] query and [m, d] items, as the definition has it."""
+    return np.asarray(-_squares(items.astype(np.float64) - query), np.float32)
+
+
+def _squares(vectors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+    squares: npt.NDArray[np.float64] = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    return squares
+
+
+def _units(vectors: Vectors) -> Vectors:
+    # In double precision: squares of very small or large numbers are none in single precision.
+    lengths = np.sqrt(_squares(vectors))[:, None]
+    return np.asarray(vectors / np.where(lengths > 0, lengths, 1.0), np.float32)

@@ -8,6 +8,7 @@ import numpy as np
 
 from feast_recsys.bundle.errors import CorruptArtifact
 from feast_recsys.bundle.index.protocol import Vectors
+from feast_recsys.bundle.index.reduction import Metric
 
 
 def mean_direction(vectors: Vectors, *, bias: int) -> Vectors:
@@ -24,6 +25,25 @@ def mean_direction(vectors: Vectors, *, bias: int) -> Vectors:
     query[:, query.shape[1] - bias :] = 0.0
     lengths = np.linalg.norm(query, axis=1, keepdims=True)
     return np.asarray(np.mean(query / np.where(lengths > 0, lengths, 1.0), axis=0, keepdims=True), np.float32)
+
+
+def query_like(vectors: Vectors, *, bias: int, metric: Metric) -> Vectors | None:
+    """A query for items like some, as a model of that metric would ask; None where nothing is known of these.
+
+    Args:
+        vectors: [m, d] float32, the model's own.
+        bias: How many of the last columns are biases.
+        metric: `l2` asks for what is around the mean of their places, the others for the mean of their directions.
+
+    Returns:
+        [1, d] float32. There is none if m is 0, or all directions are zero.
+    """
+    if not len(vectors):
+        return None
+    if metric == "l2":
+        return np.asarray(np.mean(vectors, axis=0, keepdims=True, dtype=np.float64), np.float32)
+    query = mean_direction(vectors, bias=bias)
+    return query if query.any() else None
 
 
 def save_vectors(path: Path, vectors: Vectors) -> None:

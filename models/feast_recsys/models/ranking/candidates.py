@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from feast_recsys.bundle.index.reduction import INNER_PRODUCT, Metric
 from feast_recsys.bundle.progress import Reporter
 from feast_recsys.bundle.signature import Role
 from feast_recsys.features.source_settings import Source
@@ -57,6 +58,7 @@ def retrieved_set(
     k: int,
     *,
     bias: int = 0,
+    metric: Metric = INNER_PRODUCT,
 ) -> RankingSet:
     """The k candidates of each query, as Retrieve hands them to Rank.
 
@@ -67,14 +69,15 @@ def retrieved_set(
         queries: Who asks, and when.
         k: Number of candidates.
         bias: How many of the last columns of item vectors are biases; see `Signature.bias`.
+        metric: What the vectors are compared by; see `Signature.metric`.
     """
     if not ranked_sources(data):
-        found = retrieve(encoders, tensors, data, queries, k)
+        found = retrieve(encoders, tensors, data, queries, k, metric)
         scores = np.where(found.items >= 0, found.scores, np.float32(0))
         return RankingSet(queries, found.items, scores, is_liked(found.items, queries))
-    shape, past = (len(queries), min(k, data.items)), PastSources(data, encoders, tensors, bias)
+    shape, past = (len(queries), min(k, data.items)), PastSources(data, encoders, tensors, bias, metric)
     items, scores, sources = np.full(shape, -1, np.int64), np.zeros(shape, np.float32), np.zeros(shape, np.int64)
-    for rows, block in score_catalogue(encoders, tensors, data, queries):
+    for rows, block in score_catalogue(encoders, tensors, data, queries, metric):
         for row, merged in zip(rows.tolist(), past.candidates(queries, rows, block, shape[1]), strict=True):
             first = slice(len(merged))
             items[row, first], scores[row, first] = merged.rows, merged.scores
@@ -131,11 +134,12 @@ def training_set(
         # Folds are trained by this process alone, and keep no state: they are short beside what comes after.
         part = Run(run.seed + 1 + fold, run.device, run.precision, progress=_Part(run.progress, fold, config.folds))
         encoders = refit(retrieval, tensors, data, np.flatnonzero(fold_of != fold), part)
-        for rows, block in score_catalogue(encoders, tensors, data, data.ranking.take(asked)):
+        metric = retrieval.signature.metric
+        for rows, block in score_catalogue(encoders, tensors, data, data.ranking.take(asked), metric):
             chosen = asked[rows]
             merged = None
             if sources is not None:
-                past = PastSources(data, encoders, tensors, retrieval.signature.bias)
+                past = PastSources(data, encoders, tensors, retrieval.signature.bias, metric)
                 merged = past.candidates(data.ranking, chosen, block, config.candidates)
             first = [one.rows for one in merged] if merged is not None else None
             items[chosen] = choose_candidates(block, popularity, config, width, random, first)

@@ -81,7 +81,13 @@ def ranking_candidates(
     run.progress.start("retrieve training candidates")
     train = training_set(data, retrieval, found_by, config, run)
     held_out = retrieved_set(
-        retrieval.modules, found_by, data, data.validation, data.settings.candidates, bias=retrieval.signature.bias
+        retrieval.modules,
+        found_by,
+        data,
+        data.validation,
+        data.settings.candidates,
+        bias=retrieval.signature.bias,
+        metric=retrieval.signature.metric,
     )
     run.progress.done(f"{int(train.real.sum())} candidates, {int(train.labels.sum())} of them liked")
     return RankingCandidates(train, held_out)

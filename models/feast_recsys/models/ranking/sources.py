@@ -12,7 +12,8 @@ from torch import nn
 
 from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import InvalidSettings
-from feast_recsys.bundle.index.vectors import mean_direction
+from feast_recsys.bundle.index.reduction import INNER_PRODUCT, Metric, score_all
+from feast_recsys.bundle.index.vectors import query_like
 from feast_recsys.bundle.merging import NOTHING, Found, Merged, merge, plans
 from feast_recsys.bundle.signature import Role
 from feast_recsys.features.interactions import Interactions
@@ -98,12 +99,14 @@ class PastSources:
         encoders: Of the recommender's own model, or of a fold of it.
         tensors: Their inputs.
         bias: How many of the last columns of item vectors are biases.
+        metric: What the vectors are compared by.
     """
 
     data: TrainingData
     encoders: Mapping[Role, nn.Module]
     tensors: ModelTensors
     bias: int
+    metric: Metric = INNER_PRODUCT
 
     def candidates(self, queries: Queries, rows: Ints, scores: Floats, k: int) -> list[Merged]:
         """What each of some queries of one day would be given.
@@ -173,13 +176,14 @@ class PastSources:
         encoder = self.encoders[Role.ITEM_ENCODER].eval()
         vectors = encoder(**self.tensors.items(self._day(day))).numpy()
         seeds = [rows[: source.last_items] for rows in self._histories(reference, states)]
+        queries = [query_like(vectors[rows], bias=self.bias, metric=self.metric) for rows in seeds]
         nothing = np.zeros((1, vectors.shape[1]), np.float32)
-        queries = [mean_direction(vectors[rows], bias=self.bias) if len(rows) else nothing for rows in seeds]
-        likeness = np.where(scores > -np.inf, np.concatenate(queries) @ vectors.T, np.float32(-np.inf))
+        asked = np.concatenate([nothing if query is None else query for query in queries])
+        likeness = np.where(scores > -np.inf, score_all(asked, vectors, self.metric), np.float32(-np.inf))
         for n, rows in enumerate(seeds):
             likeness[n, rows] = -np.inf
         found = _best(likeness, k)
-        return [one if query.any() else NOTHING for one, query in zip(found, queries, strict=True)]
+        return [one if query is not None else NOTHING for one, query in zip(found, queries, strict=True)]
 
     def _histories(self, reference: str, states: Ints) -> list[Ints]:
         """Of each state the items of a history that the catalogue has, each once, as they stand."""

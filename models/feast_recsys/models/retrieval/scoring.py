@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from feast_recsys.bundle.index.reduction import INNER_PRODUCT, Metric, items_for, queries_for, scores_for
 from feast_recsys.bundle.signature import Role
 from feast_recsys.models.data.events import Ints
 from feast_recsys.models.data.queries import Queries
@@ -34,11 +35,22 @@ class Candidates:
 
 @torch.no_grad()
 def score_catalogue(
-    encoders: Mapping[Role, nn.Module], tensors: ModelTensors, data: TrainingData, queries: Queries
+    encoders: Mapping[Role, nn.Module],
+    tensors: ModelTensors,
+    data: TrainingData,
+    queries: Queries,
+    metric: Metric = INNER_PRODUCT,
 ) -> Iterator[tuple[Ints, Floats]]:
     """Scores of every item, some queries at a time.
 
     Item features are those of the latest midnight before the query, as a nightly materialization would have them.
+
+    Args:
+        encoders: Of a retrieval model.
+        tensors: Their inputs.
+        data: Training data.
+        queries: Who asks, and when.
+        metric: What the vectors are compared by; see `Signature.metric`.
 
     Yields:
         [m] positions of queries, and [m, I] scores; -inf for items that the user had met before.
@@ -47,11 +59,14 @@ def score_catalogue(
     states, days = data.states(queries), data.day_of(queries.times)
     catalogue = np.arange(data.items)
     for day in np.unique(days).tolist():
-        vectors = item_encoder(**tensors.items(day * data.items + catalogue))
+        vectors = item_encoder(**tensors.items(day * data.items + catalogue)).numpy()
+        vectors = torch.from_numpy(items_for(vectors, metric))
         of_day = np.flatnonzero(days == day)
         for start in range(0, len(of_day), BLOCK):
             rows = of_day[start : start + BLOCK]
-            scores = (query_encoder(**tensors.users(states[rows])) @ vectors.T).numpy()
+            asked = query_encoder(**tensors.users(states[rows])).numpy()
+            products = (torch.from_numpy(queries_for(asked, metric)) @ vectors.T).numpy()
+            scores = scores_for(products, asked, metric)
             scores[seen_mask(data, queries, rows)] = -np.inf
             yield rows, scores
 
@@ -84,13 +99,18 @@ def best(scores: Floats, k: int) -> Candidates:
 
 
 def retrieve(
-    encoders: Mapping[Role, nn.Module], tensors: ModelTensors, data: TrainingData, queries: Queries, k: int
+    encoders: Mapping[Role, nn.Module],
+    tensors: ModelTensors,
+    data: TrainingData,
+    queries: Queries,
+    k: int,
+    metric: Metric = INNER_PRODUCT,
 ) -> Candidates:
     """The k items of the whole catalogue that each query scores best, without items seen before."""
     k = min(k, data.items)
     items = np.full((len(queries), k), -1, np.int64)
     scores = np.full((len(queries), k), -np.inf, np.float32)
-    for rows, block in score_catalogue(encoders, tensors, data, queries):
+    for rows, block in score_catalogue(encoders, tensors, data, queries, metric):
         found = best(block, k)
         items[rows], scores[rows] = found.items, found.scores
     return Candidates(items, scores)
