@@ -48,6 +48,8 @@ class MetricIndex:
             for found, query, row in zip(squares, queries, rows, strict=True):
                 found[:] = negative_squares(query, self._vectors[row])
             return _ordered(rows, squares)
+        if products.size and products[:, 0].max() <= 1.0 and products[:, -1].min() >= -1.0:
+            return rows, products  # cosines as they are, which is nearly always
         return _ordered(rows, scores_for(products, queries, self._metric))
 
 

@@ -11,6 +11,7 @@ back by `scores_for`.
 
 from __future__ import annotations
 
+from math import sqrt
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
@@ -110,5 +111,8 @@ def _squares(vectors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
 
 def _units(vectors: Vectors) -> Vectors:
     # In double precision: squares of very small or large numbers are none in single precision.
+    if len(vectors) == 1:
+        only = vectors[0].astype(np.float64)
+        return np.asarray((only / (sqrt(only.dot(only)) or 1.0)).astype(np.float32)[None])
     lengths = np.sqrt(_squares(vectors))[:, None]
     return np.asarray(vectors / np.where(lengths > 0, lengths, 1.0), np.float32)
