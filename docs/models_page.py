@@ -28,6 +28,105 @@ PURPOSES = {
     "wide_and_deep": "Ranking: crosses of features and a deep tower, both or one; calibrated probabilities.",
 }
 
+# A music catalogue: view `track` (entity `track_id`) and the listener's view `listening`.
+_CONTENT = """
+A music catalogue whose view `track` has descriptors of the sound, and whose view `listening` keeps the latest tracks of
+each listener:
+
+```yaml
+recsys:
+  user: listener
+  item: track
+  catalogue: track
+  interactions:
+    path: data/plays.parquet
+    timestamp: played_at
+  recommenders:
+    by_descriptors:
+      retrieval:
+        family: content
+        query: listener_history
+        item: track_descriptors
+        history: listening:last_track_ids
+        hyperparameters: {dimension: 40, threshold: 5, hidden: [256], dropout: 0.3, epochs: 60, bias: 0.1}
+      ranking: null
+      seen: [listening:last_track_ids]
+      title: track:title
+```
+
+- `user`, `item`: the Feast entities that ask and are recommended; here their join keys are `listener_id` and
+  `track_id`.
+- `catalogue`: the feature view whose rows are the tracks there are; one that nobody has played yet is among them.
+- `interactions`: `path` names a Parquet file with a row for each play, columns `listener_id`, `track_id` and the moment
+  in the column that `timestamp` names.
+- `family`: `content` learns factors from the plays, and a network that finds them from the descriptors.
+- `query`: a feature service with the listener's side; it needs the history and nothing else.
+- `item`: a feature service with what describes a track, such as `track:tempo`, `track:energy` and the list
+  `track:timbre`. All of it is input of the network: numbers, and lists of floats.
+- `history`: the list feature with a listener's track ids, most recent first: it is the query.
+- `hyperparameters`: `dimension` is the width of the factors, `threshold` the plays from which on a track keeps the
+  factors of its usage, `hidden` and `dropout` shape the network, `epochs` is how long it learns, and `bias` what
+  popularity counts for.
+- `ranking`: `null`, there is no second stage.
+- `seen`: the features whose tracks Retrieve leaves out.
+- `title`: what the command line shows beside the ids.
+"""
+
+_AUDIO = """
+The same catalogue by the sound itself: `track:path` holds the path of each track's file, and null where there is none.
+
+```yaml
+recsys:
+  user: listener
+  item: track
+  catalogue: track
+  interactions:
+    path: data/plays.parquet
+    timestamp: played_at
+  recommenders:
+    by_sound:
+      retrieval:
+        family: audio
+        query: listener_history
+        item: track_sound
+        history: listening:last_track_ids
+        audio: track:path
+        hyperparameters: {rate: 22050, mels: 128, frames: 599, windows: 3, threshold: 5, epochs: 60, bias: 0.1}
+      ranking: null
+      seen: [listening:last_track_ids]
+      title: track:title
+```
+
+What differs from [`content`](#content):
+
+- `family`: `audio` learns the network from log-mel spectrograms, a random stretch of each track in each epoch.
+- `item`: a feature service that has the path, `track:path`.
+- `audio`: the feature with the path of the sound file (ogg, flac, wav or mp3), relative to the Feast repository.
+- `hyperparameters`: `rate` is that of the resampled sound, `mels` the number of its bands, `frames` what the network
+  hears at once (here 28 s), `windows` over how many such stretches a track's vector is averaged; the others are as
+  above.
+
+The time of `materialize` grows with `frames` and `windows`; smaller `widths` and `dense` shorten training as well.
+"""
+
+_COMMANDS = """
+```sh
+feast-recsys train --recommender {name}
+feast-recsys export --recommender {name}
+feast-recsys materialize
+feast-recsys serve &
+feast-recsys retrieve --recommender {name} --like 4711
+```
+
+`materialize` runs the network for every track that has fewer plays than `threshold`. So `--like` finds what sounds like
+track 4711 even if nobody has played it, and with `--user` in its place a listener gets such tracks, too.
+"""
+
+EXAMPLES = {
+    "content": _CONTENT + _COMMANDS.format(name="by_descriptors"),
+    "audio": _AUDIO + _COMMANDS.format(name="by_sound"),
+}
+
 
 def models_page() -> str:
     """The whole page."""
@@ -44,7 +143,7 @@ def models_page() -> str:
         "",
     ]
     for name in PURPOSES:
-        parts.append(f"## {name}\n\n{PURPOSES[name]}\n\n{_table(_configurations(name))}\n")
+        parts.append(f"## {name}\n\n{PURPOSES[name]}\n\n{_table(_configurations(name))}\n{EXAMPLES.get(name, '')}")
     return "\n".join(parts)
 
 

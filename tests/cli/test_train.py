@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
 from click.testing import CliRunner, Result
-from support.shop import Shop, build_shop
+from support.shop import Shop, build_shop, rewrite
 
 from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import InvalidArgument, InvalidSettings
@@ -28,19 +26,6 @@ QUICK = {
     "retrieval": {"dimension": 8, "epochs": 1},
     "ranking": {"hidden": [8], "epochs": 1, "candidates": 10, "popular": 2, "random": 2},
 }
-
-
-def rewrite(folder: Path, **changes: dict[str, Any] | None) -> None:
-    """Sets hyperparameters of the shop's stages; None switches the stage off."""
-    path = folder / "feature_store.yaml"
-    document = yaml.safe_load(path.read_text())
-    stages = document["recsys"]["recommenders"]["shop"]
-    for stage, hyperparameters in changes.items():
-        if hyperparameters is None:
-            stages[stage] = None
-        else:
-            stages[stage]["hyperparameters"] = hyperparameters
-    path.write_text(yaml.safe_dump(document))
 
 
 def train(shop: Shop, *arguments: str) -> Result:

@@ -125,14 +125,11 @@ def _plays(random: np.random.Generator) -> tuple[pa.Table, pd.DataFrame]:
 
 
 @pytest.fixture(scope="module")
-def music(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Music]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def music(tmp_path_factory: pytest.TempPathFactory) -> Music:
     repo = build_music(tmp_path_factory.mktemp("music"))
     data = {name: load_data(repo, name) for name in ("numbers", "sound")}
     models = {name: train_family(repo, name, data=data[name], run=Run(seed=2)) for name in data}
-    yield Music(repo, data, models)
-    torch.set_num_threads(threads)
+    return Music(repo, data, models)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -65,16 +64,8 @@ class World:
         return score_candidates(ranker, tensors, self.data, held_out)[held_out.real]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
-def world(_one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     shop = build_shop(tmp_path_factory.mktemp("shop"), DType.STRING)
     path = shop.folder / "purchases.parquet"
     purchases = pq.read_table(path)

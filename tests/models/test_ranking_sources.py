@@ -60,7 +60,7 @@ def listing(repo: Repo, sources: list[dict[str, Any]], **more: Any) -> Repo:
     document = repo.settings.model_dump(mode="json", exclude_defaults=True)
     shop = document["recommenders"]["shop"]
     shop["retrieval"] |= {"query": "shop_lists", "item": "shop_prices"}
-    shop |= {"ranking": {"features": "shop_towns_and_prices"}, "sources": sources, **more}
+    shop |= {"ranking": {"features": "shop_lists_and_prices"}, "sources": sources, **more}
     return replace(repo, settings=Settings.model_validate(document))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,16 +50,8 @@ class Trained:
         return retrieved_set(retrieval.modules, tensors, self.data, self.data.test, self.data.settings.candidates)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
-def trained(_one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     shop = build_shop(tmp_path_factory.mktemp("shop"), DType.STRING)
     data = load_data(shop.repo, "shop")
     retrieval = train_retrieval(shop.repo, "shop", seed=1, data=data)

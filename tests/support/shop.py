@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 from feast import ValueType
 from feast.types import Array, Float32, Int64, String
 from support.feast_repo import View, at, feast_repo
@@ -81,6 +82,9 @@ def build_shop(folder: Path, ids: DType, *, redis: str | None = None) -> Shop:
             "shop_query": ["customer_profile:town", "customer_profile:visits", "customer_history:product_ids"],
             "shop_stars": ["customer_history:product_ids", "customer_history:stars"],
             "shop_item": ["product_profile:section", "product_profile:price"],
+            "shop_lists": ["customer_history:product_ids"],
+            "shop_prices": ["product_profile:price"],
+            "shop_lists_and_prices": ["customer_history:product_ids", "product_profile:price"],
             "shop_ranking": [
                 "customer_profile:town",
                 "customer_history:product_ids",
@@ -118,6 +122,19 @@ def build_shop(folder: Path, ids: DType, *, redis: str | None = None) -> Shop:
         {str(p): s for p, s in section_of_product.items()},
         bought,
     )
+
+
+def rewrite(folder: Path, **changes: dict[str, Any] | None) -> None:
+    """Sets hyperparameters of the shop's stages; None switches the stage off."""
+    path = folder / "feature_store.yaml"
+    document = yaml.safe_load(path.read_text())
+    stages = document["recsys"]["recommenders"]["shop"]
+    for stage, hyperparameters in changes.items():
+        if hyperparameters is None:
+            stages[stage] = None
+        else:
+            stages[stage]["hyperparameters"] = hyperparameters
+    path.write_text(yaml.safe_dump(document))
 
 
 def _purchases(rng: np.random.Generator, customers: dict[Any, str], products: dict[Any, str]) -> pd.DataFrame:

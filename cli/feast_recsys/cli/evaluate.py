@@ -43,10 +43,10 @@ MAPPED = 1500  # items on the map: the time that it takes goes with their square
 @click.option("--ablations", is_flag=True, help="Train the ranker's wide and deep parts alone, too.")
 @click.option(
     "--device",
-    default="cpu",
+    default="auto",
     show_default=True,
     metavar="NAME",
-    help="Of these trainings: cpu, cuda, cuda:N, or auto for a GPU where there is one.",
+    help="Of these trainings: auto for a GPU where there is one, cpu, cuda, or cuda:N for one of several.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print everything that was measured as JSON.")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a report with charts, one file.")
@@ -79,7 +79,7 @@ def evaluate(
     from feast_recsys.evaluation.report import render
     from feast_recsys.models.data.training_data import DataConfig, load_data
     from feast_recsys.models.load import load_checkpoint
-    from feast_recsys.models.training.devices import device_named
+    from feast_recsys.models.training.devices import device_named, gpu_name
     from feast_recsys.models.training.loop import Run
 
     torch.set_num_threads(1)
@@ -92,6 +92,8 @@ def evaluate(
     if ablations and len(checkpoints) == 1:
         raise InvalidArgument(f"recommender {name} has no ranking model, so there are no parts", field="--ablations")
     where = device_named(device)
+    if (gpu := gpu_name(where)) is not None and (seeds > 1 or ablations):
+        click.echo(f"PyTorch trains on {gpu}.", err=True)
     with StepProgress() as progress:
         refit = bool(checkpoints[0].signature.metadata.get("training", {}).get("refit"))
         data = load_data(repo, name, DataConfig(refit=refit), progress=progress)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("-r", "--recommender", metavar="NAME", help="Which recommender.  [default: the only one]")
-@click.option("--seed", default=0, show_default=True, help="Same seed, same data, same machine: same weights.")
+@click.option("--seed", default=0, show_default=True, help="Same seed, same data, same CPU: same weights.")
 @click.option(
     "--threads",
     type=click.IntRange(min=1),
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--device",
-    default="cpu",
+    default="auto",
     show_default=True,
     metavar="NAME",
-    help="cpu, cuda, cuda:N, or auto for a GPU where there is one.",
+    help="auto for a GPU where there is one, cpu, cuda, or cuda:N for one of several.",
 )
 @click.option(
     "--precision",
@@ -88,6 +88,9 @@ def train(
     are the test, those before them the validation that decides on early stopping. Checkpoints and metrics go into the
     settings' checkpoints folder, for `feast-recsys export`; `feast-recsys evaluate` measures them from all sides.
 
+    Trains on a GPU where PyTorch sees one, and says so; a GPU sums up in no fixed order, so that the same seed gives
+    weights that are nearly the same. --device cpu gives the very same ones.
+
     --refit gives the better models: a user's latest interactions tell the most, and without it they only measure. The
     test, which is printed, is never learned from.
 
@@ -104,6 +107,7 @@ def train(
 
     from feast_recsys.cli.progress import StepProgress
     from feast_recsys.models.data.training_data import DataConfig
+    from feast_recsys.models.training.devices import gpu_name
     from feast_recsys.models.training.distributed import torchrun_world
     from feast_recsys.models.training.loop import Run
 
@@ -111,6 +115,8 @@ def train(
     repo = location.open()
     name = choose(repo.settings, recommender)
     with torchrun_world(device) as world, StepProgress() if world.is_first else nullcontext(SILENT) as progress:
+        if world.is_first and (gpu := gpu_name(world.device)) is not None:
+            click.echo(f"PyTorch trains on {gpu}.", err=True)
         run = Run(
             seed=seed,
             device=world.device,

@@ -109,7 +109,7 @@ class SideFeatures(nn.Module):
         self.images = nn.ModuleDict({s.name: nn.Linear(s.max_length or 0, 8, bias=False) for s in self.vectors})
         self.scales = {s.name: float(knots[s.name][0][0]) for s in self.vectors}
         self.cdf = QuantileCdf([knots[s.name] for s in self.numbers]) if self.numbers else None
-        widths = [int(self.tables[s.name].weight.shape[1]) for s in self.keyed]  # type: ignore[index]
+        widths = [int(self.tables[s.name].get_parameter("weight").shape[1]) for s in self.keyed]
         self.width = sum(widths) + 8 * len(self.vectors) + 3 * len(self.numbers) + len(self.flags)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -120,7 +120,7 @@ class SideFeatures(nn.Module):
             parts.append(masked_mean(embedded, inputs[spec.name] != 0) if spec.is_list else embedded)
         for spec in self.vectors:
             values = inputs[spec.name].to(torch.float32)
-            padded = functional.pad(values, (0, spec.max_length - values.shape[1]))  # type: ignore[operator]
+            padded = functional.pad(values, (0, (spec.max_length or 0) - values.shape[1]))
             # Tame what no training row had, so that the image stays finite.
             parts.append(self.images[spec.name]((padded / self.scales[spec.name]).clamp(-10.0, 10.0)))
         if self.cdf is not None:

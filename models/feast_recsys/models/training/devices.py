@@ -45,6 +45,11 @@ def device_named(name: str) -> torch.device:
     return torch.device(name)
 
 
+def gpu_name(device: torch.device) -> str | None:
+    """What a person calls a GPU, such as "cuda:1 (NVIDIA L4)"; None for the CPU."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else None
+
+
 def to_device(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """A batch on a device; tensors that are there already stay as they are."""
     return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
