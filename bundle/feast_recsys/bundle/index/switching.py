@@ -93,7 +93,7 @@ class Switching:
         depths, efforts, tails = (tuple(map(int, document[name])) for name in ("depths", "efforts", "tails"))
         if not len(depths) == len(efforts) == len(tails) or list(depths) != sorted(set(depths)):
             raise ValueError("depths must ascend, and efforts and tails be parallel to them")
-        searched = tuple(map(float, document["searched_ns"]))
+        searched = tuple(map(float, document.get("searched_ns", ())))
         if len(searched) not in (0, len(depths)):
             raise ValueError("searched_ns must be parallel to depths, or empty")
         costs = {name: float(document[name]) for name in _COSTS}
