@@ -72,7 +72,7 @@ def test_a_filter_in_the_memory_of_one_that_is_gone_does_not_get_its_vectors():
         assert slices.of(allow, VECTORS) is None
         np.testing.assert_array_equal(slices.of(allow, VECTORS), VECTORS[[row]])
         del allow
-        gc.collect()
+        gc.collect(0)
 
 
 @settings(max_examples=60, deadline=None)

@@ -209,14 +209,17 @@ class IvfIndex:
             The m best, None if it takes a search that looks deeper; and how many better ones are left out.
         """
         n = self.probing.n
-        more = m + _MORE + 2 * m * len(excluded) // n
-        probes = self.probing.probes_for(more)
+        expected = m * len(excluded) // n
+        more = m + _MORE + 2 * expected
+        probes = self.probing.probes_for(m + expected)
         if probes is None or more > n:
             return None, 0
         room = self._nearest(query, self._asked_for(more), probes)
-        if room.rows[more - 1] < 0:
+        if room.rows.item(more - 1) < 0:
             return None, 0
         left = MARKS.left(room.rows, excluded, n)
+        if self._exactly and np.count_nonzero(left[:m]) == m:
+            return self._ordered(room.rows[:m].copy(), self._products(room.scores[:m])), 0
         there = int(np.count_nonzero(left[:more]))
         if there < m:
             # Who leaves out most of the very best is likely to have left out what comes next as well.

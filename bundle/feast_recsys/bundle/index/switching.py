@@ -51,12 +51,12 @@ class Switching:
     def effort(self, depth: float) -> int | None:
         """The effort for a depth, in between those measured; None if it is deeper than any of them."""
         effort = self._between(self.efforts, depth)
-        return None if effort is None else ceil(effort)
+        return None if effort is None else round(effort)
 
     def tail(self, depth: float) -> int | None:
         """The effort for the last k items down to a depth; None if it is deeper than any that were measured."""
         effort = self._between(self.tails, depth)
-        return None if effort is None else ceil(effort)
+        return None if effort is None else round(effort)
 
     def taken_ns(self, depth: float, effort: int) -> float | None:
         """What a search takes, as much more as its effort is; None if it is deeper than any that were measured."""
