@@ -22,7 +22,7 @@ from feast_recsys.bundle.index.protocol import Rows
 from feast_recsys.bundle.snapshot import Snapshot, open_snapshot, write_snapshot
 from feast_recsys.server.eligibility import without
 
-SHARES = (1.0, 0.1, 0.01, 0.001)
+SHARES = (1.0, 0.9, 0.5, 0.1, 0.01, 0.001)
 EXCLUSIONS = (100, 1000, 10_000)
 ANYWHERE, FAR = "anywhere", "far"
 RANDOM, BEST = "random", "best"

@@ -24,8 +24,8 @@ def made(world, tmp_path_factory):
 
 
 def test_there_is_a_case_for_each_selectivity_and_for_exclusions_of_less_than_half(made):
-    assert [case.passing for case in made.values()] == [900, 90, 9, 1, 90, 9, 1, 800, 800]
-    assert len(SHARES) == 4
+    assert [case.passing for case in made.values()] == [900, 810, 450, 90, 9, 1, 810, 450, 90, 9, 1, 800, 800]
+    assert len(SHARES) == 6
 
 
 def test_the_truth_is_that_of_brute_force(world, made):

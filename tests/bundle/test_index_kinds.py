@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from feast_recsys.bundle.errors import CorruptArtifact, InvalidSettings
+from feast_recsys.bundle.errors import CorruptArtifact, InvalidSettings, JobFailed
 from feast_recsys.bundle.index.allowed import Allowed, all_but
 from feast_recsys.bundle.index.exact import ExactIndex
 from feast_recsys.bundle.index.kinds import build_index, candidates, measure_switching, open_index
@@ -147,6 +147,14 @@ def test_a_missing_or_broken_file_is_refused(kind, content, folders, vectors, tm
         open_index(spec_of(kind, {}), tmp_path, vectors)
 
 
+@pytest.mark.parametrize("kind", STORED)
+def test_a_vector_whose_square_is_no_float_is_refused_by_its_row(kind, vectors, tmp_path):
+    huge = vectors[:500].copy()
+    huge[7] = 1e19
+    with pytest.raises(JobFailed, match="row 7"):
+        build_index(spec_of(kind, {}), huge, tmp_path)
+
+
 @pytest.mark.parametrize(("kind", "library", "extra"), [("ivf_flat", "faiss", "ann"), ("scann", "scann", "scann")])
 def test_a_missing_library_is_named_with_its_extra(kind, library, extra, vectors, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)
@@ -222,6 +230,22 @@ def test_recall_is_held_at_every_selectivity_and_number_of_exclusions(kind, fold
         for n in range(30):
             best, _ = ExactIndex(vectors).search(queries[n : n + 1], number)
             found.append(recall(index, queries[n : n + 1], 50, all_but(best[0], N)))
+        assert np.mean(found) >= RECALL - 0.02
+
+
+@pytest.mark.parametrize("kind", FILTERED)
+@pytest.mark.parametrize("near", [0.02, 0.1, 0.3, 0.5, 0.7])
+def test_recall_is_held_where_a_filter_leaves_out_what_is_nearest(kind, near, folders, vectors, queries):
+    """As one that leaves out the genre that a user likes: what passes begins where everything near has ended."""
+    effort = {"hnsw": {"breadth": 100}, "scann": {"leaves_searched": 20}}.get(kind, {"probes": 20})
+    spec = spec_of(kind, {**BUILD.get(kind, {"lists": 80}), **effort})
+    plan = measure_switching(open_index(spec, folders[kind], vectors), queries, 50, RECALL)
+    index, scores = open_index(spec, folders[kind], vectors, plan), queries[:30] @ vectors.T
+    for k in (10, 50):
+        found = []
+        for n, mine in enumerate(scores):
+            allow = Allowed(mine <= np.quantile(mine, 1.0 - near))
+            found.append(recall(index, queries[n : n + 1], k, allow))
         assert np.mean(found) >= RECALL - 0.02
 
 

@@ -182,7 +182,9 @@ class Choosing:
             return None
         newer = {str(now.spec): now for now in trials.points}
         curve = tuple(newer.get(str(then.spec), then) for then in before.curve)
-        return self._built(trials, replace(before, measured=point, curve=curve, why=_STAYS, segments=None), queries)
+        # Plans of filtered searches are of the catalogue that they were measured on.
+        entry = replace(before, measured=point, curve=curve, why=_STAYS, segments=None, switching=None)
+        return self._built(trials, entry, queries)
 
     def _measured(
         self, settings: MeasuredIndex, before: IndexEntry | None, trials: Trials, queries: Queries

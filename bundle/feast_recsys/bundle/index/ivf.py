@@ -16,6 +16,7 @@ items, centroids and queries as they are. On 1,000,000 items of 64 numbers that 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import ceil, sqrt
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -38,6 +39,11 @@ SMALL = 2.0**-16
 
 # Passing rows, and excluded ones, that are looked at to learn where all of them lie.
 _SAMPLED_PASSING, _SAMPLED_EXCLUDED = 65_536, 256
+
+_SAMPLED = 16_384  # of all items, to see how deep a score lies
+# Where so many of the best would pass if the filter had nothing to do with the query, less than this share says it has.
+_TELLING, _FEWER = 8.0, 0.5
+_MARGIN = 1.5  # times as deep as the sample says, then
 
 _DENSER = 3  # codes that are compared exactly for each item left out, see search_lists
 _MORE = 16  # items that are asked for in addition where a request excludes some
@@ -199,8 +205,39 @@ class IvfIndex:
             if now > displaced:
                 wider = self.probing.choose(self.extended(query), m + now, allow.most, passing, last=True)
                 if wider is None or len(wider.keys) > len(looked.keys):
-                    found = wider and self.search_lists(query, m, allow, wider, now)
+                    looked, found = wider, wider and self.search_lists(query, m, allow, wider, now)
+        if looked and found and allow.filter:
+            depth = self._hidden(query, m, found[1][-1], allow.filter, looked)
+            if depth:
+                wider = self.probing.deeper(self.extended(query), depth, allow.most)
+                if wider is None or len(wider.keys) > len(looked.keys):
+                    found = wider and self.search_lists(query, m, allow, wider, displaced)
         return found
+
+    def _hidden(self, query: Query, m: int, worst: np.float32, filter_: Allowed, looked: Looked) -> int:
+        """How deep what passes lies where a filter leaves out what is near: everything but what a user likes, say.
+
+        Two signs: among the best of all fewer pass than in the lists around them, and more items of a sample of all are
+        better than the worst that was found than if the filter had nothing to do with the query.
+
+        Returns:
+            A number of items; 0 where there is no such sign.
+        """
+        sample = self._sample
+        better = int(np.count_nonzero(sample @ query > worst))
+        depth = round(_MARGIN * better * len(self) / len(sample))
+        if (better - 2.0 * sqrt(better)) * len(self) > looked.depth * len(sample):
+            return depth
+        if looked.share * m >= _TELLING:
+            rows = self._nearest(query, self._asked_for(m), self.probing.probes).rows[:m]
+            if np.count_nonzero(filter_.mask.take(rows)) < _FEWER * looked.share * m:
+                return max(depth, round(2 * looked.depth))
+        return 0
+
+    @cached_property
+    def _sample(self) -> Vectors:
+        """Every so-manieth vector, in one place."""
+        return np.ascontiguousarray(self.vectors[:: -(-len(self) // _SAMPLED)])
 
     def _overfetched(self, query: Query, m: int, excluded: Rows) -> tuple[Found | None, int]:
         """What is left of a few more than the m best of all: quicker than bits where what is excluded lies anywhere.

@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+
+from feast_recsys.bundle.errors import JobFailed
 from feast_recsys.bundle.index import ivf_measuring, overfetching_measuring
 from feast_recsys.bundle.index.exact import ExactIndex
 from feast_recsys.bundle.index.hnsw import build_hnsw, open_hnsw
@@ -21,6 +24,7 @@ from feast_recsys.bundle.index.switching import Switching
 _PROBES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _BREADTHS = (100, 200, 400, 800)
 _LEAVES = (10, 20, 40, 80, 160)
+_LONGEST_SQUARE = 1e30
 _LARGE_GRAPH = 300_000
 """Items from which graphs are not among the candidates: they take minutes to build, and lists are faster."""
 
@@ -38,7 +42,9 @@ def build_index(
 
     Raises:
         InvalidSettings: its library is not installed; names the extra.
+        JobFailed: a vector is too long for its square to be summed up in single precision; names its row.
     """
+    _refuse_huge(vectors)
     folder.mkdir(parents=True, exist_ok=True)
     if spec.kind in ENGINES:
         build_embedded(spec, vectors, folder, progress=progress)
@@ -50,6 +56,18 @@ def build_index(
         else:
             build = build_hnsw if spec.kind == "hnsw" else build_ivf
             build(spec, vectors, folder, progress=progress)
+
+
+def _refuse_huge(vectors: Vectors) -> None:
+    """Libraries end the process, or find nothing, where squares overflow."""
+    squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    if len(squares) and squares.max() > _LONGEST_SQUARE:
+        row = int(np.argmax(squares))
+        raise JobFailed(
+            f"the vector of row {row} is {np.sqrt(squares[row]):.3g} long, too long for single precision; "
+            "let the model give smaller numbers",
+            field="index",
+        )
 
 
 def open_index(spec: IndexSpec, folder: Path, vectors: Vectors, switching: Switching | None = None) -> Index:

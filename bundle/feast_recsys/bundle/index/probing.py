@@ -22,10 +22,19 @@ _FIRST = 4  # times the lists of an unfiltered search, at most, are looked at fi
 
 
 class Looked(NamedTuple):
-    """Lists to look at: keys [p] int64 and how near they are [p] float32."""
+    """Lists to look at.
+
+    Attributes:
+        keys: [p] int64.
+        nearness: [p] float32.
+        share: Of the items of these lists, how many pass the filter.
+        depth: Number of items of all, passing or not, down to which the wanted ones are taken to lie.
+    """
 
     keys: Rows
     nearness: Vectors
+    share: float = 1.0
+    depth: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,13 @@ class Probing:
                 keys = _largest(nearness, probes)
             if enough:
                 break
-        return Looked(keys, nearness.take(keys))
+        return Looked(keys, nearness.take(keys), share, _MARGIN * wanted / share)
+
+    def deeper(self, query: Vectors, depth: float, most: int) -> Looked | None:
+        """The lists to look at where what is wanted are the last items down to a depth; None where exact search over
+        what is allowed is quicker."""
+        probes = self._affordable(self.switching.tail(depth), most, 1.0)
+        return None if probes is None else self.nearest(query, probes)
 
     def nearest(self, query: Vectors, probes: int) -> Looked:
         """The nearest lists to a query [w]."""
