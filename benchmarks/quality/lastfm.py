@@ -37,7 +37,7 @@ Ints = npt.NDArray[np.int64]
 
 FOLDS = 5
 FACTORS = (FactorConfig(dimension=16), FactorConfig(dimension=40))
-PENALTIES = (30.0, 100.0, 300.0)
+PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 NEIGHBOURS = (10, 30, 100)
 NETWORKS = (
     DescriptorConfig(hidden=(256,), dropout=0.3, epochs=40, popularity=0.1),
