@@ -217,22 +217,23 @@ class IvfIndex:
     def _hidden(self, query: Query, m: int, worst: np.float32, filter_: Allowed, looked: Looked) -> int:
         """How deep what passes lies where a filter leaves out what is near: everything but what a user likes, say.
 
-        Two signs: among the best of all fewer pass than in the lists around them, and more items of a sample of all are
-        better than the worst that was found than if the filter had nothing to do with the query.
+        First among the best of all fewer pass than in the lists around them; where too few would pass to tell, nothing
+        is concluded from that. Then a sample of all items says how many are better than the worst that was found.
 
         Returns:
             A number of items; 0 where there is no such sign.
         """
+        sparse = looked.share * m < _TELLING
+        if not sparse:
+            rows = self._nearest(query, self._asked_for(m), self.probing.probes).rows[:m]
+            if np.count_nonzero(filter_.mask.take(rows)) >= _FEWER * looked.share * m:
+                return 0
         sample = self._sample
         better = int(np.count_nonzero(sample @ query > worst))
         depth = round(_MARGIN * better * len(self) / len(sample))
         if (better - 2.0 * sqrt(better)) * len(self) > looked.depth * len(sample):
             return depth
-        if looked.share * m >= _TELLING:
-            rows = self._nearest(query, self._asked_for(m), self.probing.probes).rows[:m]
-            if np.count_nonzero(filter_.mask.take(rows)) < _FEWER * looked.share * m:
-                return max(depth, round(2 * looked.depth))
-        return 0
+        return 0 if sparse else max(depth, round(2 * looked.depth))
 
     @cached_property
     def _sample(self) -> Vectors:

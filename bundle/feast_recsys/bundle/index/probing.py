@@ -15,7 +15,7 @@ from feast_recsys.bundle.index.switching import Switching
 Counts = npt.NDArray[np.int64]
 
 # What is wanted of the items that pass a filter lies this much deeper than on average where few of the near ones pass.
-_MARGIN = 1.5
+_MARGIN = 1.2
 
 _ADJUSTED = 2  # times that the lists are chosen for what passes among the ones before
 _FIRST = 4  # times the lists of an unfiltered search, at most, are looked at first to see what passes there
