@@ -70,6 +70,11 @@ recsys:
 - `ranking`: `null`, there is no second stage.
 - `seen`: the features whose tracks Retrieve leaves out.
 - `title`: what the command line shows beside the ids.
+
+A listener without known tracks gets the most played ones, whatever `bias` is. A track that nobody has played counts as
+popular as the least played one, unless the network predicts popularity (`popularity` above 0). A missing number counts
+as the median of its feature, and zero is a value; where all of the content is lists, nothing but zeros means that a
+track has none.
 """
 
 _AUDIO = """
@@ -106,7 +111,9 @@ What differs from [`content`](#content):
   hears at once (here 28 s), `windows` over how many such stretches a track's vector is averaged; the others are as
   above.
 
-The time of `materialize` grows with `frames` and `windows`; smaller `widths` and `dense` shorten training as well.
+The time of `materialize` grows with `frames` and `windows`; smaller `widths` and `dense` shorten training as well. It
+reads the file of a track that is new or whose path has changed, and all of them after an export or with `--full`; but
+never those of tracks that keep the factors of their usage.
 """
 
 _COMMANDS = """

@@ -120,6 +120,15 @@ def test_a_user_may_leave_out_what_has_an_obvious_value():
     assert (genres.pad, genres.default, genres.max_length) == ("", "", 6)
 
 
+def test_an_input_says_how_a_sound_file_is_heard_and_whose_need_not_be(tmp_path):
+    sound = Input("sound", "track:file", Side.ITEM, DType.FLOAT32, 60, audio={"mels": 6}, known="known.json")
+    encoder = replace(RETRIEVAL.graphs[Role.ITEM_ENCODER], inputs=(TITLE, sound))
+    signature = replace(RETRIEVAL, graphs={**RETRIEVAL.graphs, Role.ITEM_ENCODER: encoder})
+    signature.save(tmp_path)
+    assert Signature.load(tmp_path) == signature
+    assert [spec.files for spec in (AGE, TITLE, sound)] == [(), ("titles.json",), ("known.json",)]
+
+
 def test_references_are_those_of_feast_in_order_and_once():
     ranker = Graph(Role.RANKER, (AGE, replace(AGE, name="again"), HISTORY, TITLE, HOUR,
                                  Input("id", "entity:item_id", Side.ITEM, DType.INT64)), "p")  # fmt: skip
@@ -214,6 +223,7 @@ MISTAKES = [
     (("graphs", "query_encoder", "inputs", 2, "feature"), "entity:user_id", f"{QUERY}.hour.side"),
     (("graphs", "item_encoder", "inputs", 0, "vocabulary"), None, "graphs.item_encoder.title.vocabulary"),
     (("graphs", "item_encoder", "inputs", 0, "feature"), "request:title", "graphs.item_encoder.title.feature"),
+    (("graphs", "item_encoder", "inputs", 0, "known"), "known.json", "graphs.item_encoder.title.known"),
 ]
 
 

@@ -181,6 +181,29 @@ def test_a_vocabulary_that_is_missing_or_broken_is_named_with_its_feature(projec
     assert caught.value.field == "graphs.ranker.occupation.vocabulary"
 
 
+def test_the_items_whose_sound_is_not_read_are_named_in_a_file_beside_the_signature(project: Path) -> None:
+    sound = """{name: sound, feature: "item_profile:file", side: item, dtype: float32, max_length: 60, audio: {mels: 6},
+       known: lists/known.json}"""
+    (project / "heard.yaml").write_text(
+        f"""
+name: heard
+stage: retrieval
+dimension: 4
+graphs:
+  query_encoder: {{inputs: []}}
+  item_encoder:
+    inputs:
+    - {sound}
+"""
+    )
+    with pytest.raises(InvalidSignature, match=r"item_profile:file: .*known\.json") as caught:
+        load_declaration(project / "heard.yaml")
+    assert caught.value.field == "graphs.item_encoder.sound.known"
+    (project / "lists").mkdir(exist_ok=True)
+    (project / "lists/known.json").write_text("[3, 5]")
+    assert load_declaration(project / "heard.yaml").vocabularies["lists/known.json"].keys == (3, 5)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -347,6 +347,28 @@ def test_lists_of_one_have_a_fixed_length_of_one(tmp_path: Path) -> None:
     assert graphs["ranker"].session.get_inputs()[1].shape == [1, 1]
 
 
+@pytest.mark.parametrize(
+    ("known", "message"),
+    [
+        (None, r"item_profile:file: no list of known ids 'known.json'; there are ['items.json']"),
+        (Vocabulary((3, 8)), "says that the graph knows item 8 without its sound, but no vocabulary of an input"),
+        (Vocabulary(("3",)), "says that the graph knows item '3' without its sound, but no vocabulary of an input"),
+    ],
+)
+def test_items_whose_sound_is_not_read_must_be_known(tmp_path: Path, known: Vocabulary | None, message: str) -> None:
+    sound = Input("sound", "item_profile:file", Side.ITEM, DType.FLOAT32, 60, audio={"mels": 6}, known="known.json")
+    encoders = {
+        Role.QUERY_ENCODER: Graph(Role.QUERY_ENCODER, (AGE,), "vector"),
+        Role.ITEM_ENCODER: Graph(Role.ITEM_ENCODER, (ITEM, sound), "vector"),
+    }
+    signature = Signature("m", Stage.RETRIEVAL, encoders, 4)
+    files = VOCABULARIES if known is None else {**VOCABULARIES, "known.json": known}
+    with pytest.raises(InvalidSignature) as caught:
+        export_model(dict.fromkeys(encoders, nn.Identity()), signature, files, tmp_path / "m")
+    assert message in caught.value.message
+    assert caught.value.field == "sound"
+
+
 def test_roles_must_match(retrieval: Source, ranking: Source, tmp_path: Path) -> None:
     only = {Role.ITEM_ENCODER: retrieval.modules[Role.ITEM_ENCODER]}
     with pytest.raises(InvalidSignature, match="no module for query_encoder"):

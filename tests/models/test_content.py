@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from feast_recsys.bundle.signature import Graph, Input, Role, Side, Signature, S
 from feast_recsys.bundle.vocabulary import Vocabulary
 from feast_recsys.exporters.export import export_model
 from feast_recsys.features.audio import LogMel, log_mel
-from feast_recsys.models.content.factors import FactorConfig, Factors, usage_factors
+from feast_recsys.models.content.factors import FactorConfig, Factors, confidences, usage_factors
 from feast_recsys.models.content.networks import (
     ContentTower,
     Convolutions,
@@ -197,9 +198,46 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         AudioConfig(optimizer="lbfgs")  # type: ignore[arg-type]
 
 
-def served(weight: float = 0.5) -> tuple[WarmOrContent, Tensor]:
+def test_the_weighted_error_trusts_plays_as_the_factors_do() -> None:
+    """One step of plain gradient descent on a linear map, against the formula written out."""
+    random = np.random.default_rng(3)
+    amounts = np.array([4.0, 1.0, 9.0, 2.0, 0.5], np.float32)
+    plays = Histories.from_pairs([0, 0, 1, 1, 2], [0, 2, 0, 1, 1], 3, ratings=amounts, size=3)
+    factors = replace(made_factors(np.eye(3)), users=random.normal(size=(3, 3)).astype("f4"))
+    content = random.normal(size=(3, 4)).astype("f4")
+    config = DescriptorConfig(hidden=(), epochs=1, optimizer="nesterov", learning_rate=0.1, weight_decay=0.0,
+                              loss="wpe")  # fmt: skip
+    usage = Usage(factors.users, plays, alpha=2.0, epsilon=0.5)
+    start = fit_numbers(factors, content, [0, 1, 2], replace(config, learning_rate=1e-30), Run(), usage=usage)
+    learned = fit_numbers(factors, content, [0, 1, 2], config, Run(), usage=usage)
+
+    start.zero_grad()
+    dense = plays.matrix(values=True).toarray()
+    trust = 1.0 + 2.0 * np.log1p(dense / 0.5)
+    off = (
+        torch.from_numpy((dense > 0).astype("f4"))
+        - torch.from_numpy(factors.users) @ start(torch.from_numpy(content))[:, :3].T
+    )
+    (torch.from_numpy(trust).float() * off.square()).mean().backward()
+    last = start.dense[-1]
+    # Nesterov's first step is 1 + momentum times the gradient.
+    torch.testing.assert_close(learned.dense[-1].weight, last.weight - 0.19 * last.weight.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_confidence_of_a_play_follows_the_formula_of_its_settings() -> None:
+    plays = Histories.from_pairs([0, 0, 1], [0, 2, 1], 3, ratings=np.array([4.0, 1.0, 9.0], np.float32), size=2)
+    np.testing.assert_allclose(confidences(plays, 10.0, 0.0).toarray(), [[41, 0, 11], [0, 91, 0]])
+    logs = 1.0 + 10.0 * np.log1p(np.array([[4, 0, 1], [0, 9, 0]]) / 0.5)
+    np.testing.assert_allclose(confidences(plays, 10.0, 0.5).toarray(), np.where(logs > 1, logs, 0), rtol=1e-6)
+    counted = replace(plays, ratings=None)
+    np.testing.assert_allclose(confidences(counted, 2.0, 0.5).data, 1 + 2 * np.log(3), rtol=1e-6)
+    with pytest.raises(InvalidArgument, match="at least 0"):
+        confidences(replace(plays, ratings=np.array([1.0, -1.0, 1.0], np.float32)), 1.0, 0.0)
+
+
+def served(weight: float = 0.5, *, predicted: bool = True) -> tuple[WarmOrContent, Tensor]:
     torch.manual_seed(0)
-    tower = NumbersTower(Layers(5, (8,), 0.0, 3, popularity=True)).eval()
+    tower = NumbersTower(Layers(5, (8,), 0.0, 3, popularity=predicted)).eval()
     units = nn.functional.normalize(torch.randn(7, 3), dim=1)
     vectors = torch.cat([units, torch.randn(7, 1)], 1)
     warm = torch.tensor([False, True, True, True, True, False, False])
@@ -210,31 +248,83 @@ def test_warm_items_keep_their_factor_and_the_others_get_their_content() -> None
     encoder, vectors = served()
     content = torch.randn(4, 5)
     found = encoder(torch.tensor([1, 5, 0, 5]), torch.cat([content[:3], torch.zeros(1, 5)]))
-    scaled = vectors * torch.tensor([1, 1, 1, 0.5])
+    scaled = torch.cat([vectors[:, :3], vectors[:, 3:] * 0.5, vectors[:, 3:]], 1)
     torch.testing.assert_close(found[0], scaled[1])
     heard = encoder.tower(content)
     torch.testing.assert_close(found[1:3, :3], heard[1:3, :3])
     torch.testing.assert_close(found[3], scaled[5])  # no content at hand: what it gave in training
-    assert (found[1:3, 3] >= scaled[1:, 3].min()).all()
+    least, most = vectors[1:, 3].min(), vectors[1:, 3].max()
+    torch.testing.assert_close(found[1:3, 4], heard[1:3, 3].clamp(least, most))
+    torch.testing.assert_close(found[1:3, 3], found[1:3, 4] * 0.5)
 
 
 def test_an_item_of_which_nothing_is_known_is_below_all_others() -> None:
-    for weight in (0.0, 0.5):
-        encoder, _ = served(weight)
+    for weight, predicted in itertools.product((0.0, 0.5), (True, False)):
+        encoder, _ = served(weight, predicted=predicted)
         nothing = encoder(torch.tensor([0]), torch.zeros(1, 5))[0]
         others = encoder(torch.arange(7), torch.randn(7, 5))
-        queries = torch.cat([nn.functional.normalize(torch.randn(100, 3), dim=1), torch.ones(100, 1)], 1)
+        queries = torch.cat([nn.functional.normalize(torch.randn(100, 3), dim=1), torch.tensor([[1.0, 0.0]] * 100)], 1)
+        queries[-1] = torch.tensor([0, 0, 0, 0, 1.0])  # no history
         assert ((queries @ nothing)[:, None] <= queries @ others.T).all()
 
 
-def test_the_query_is_the_unit_mean_of_the_history_and_a_one() -> None:
+def test_without_predictions_what_nobody_has_had_is_as_popular_as_the_least_popular() -> None:
+    encoder, vectors = served(predicted=False)
+    least = vectors[1:, 3].min()
+    found = encoder(torch.tensor([0, 0, 5, 1]), torch.randn(4, 5))
+    # In the table usage tells, though content gives the direction.
+    torch.testing.assert_close(found[:, 3], torch.stack([least, least, vectors[5, 3], vectors[1, 3]]) * 0.5)
+    torch.testing.assert_close(found[2:, 4], vectors[[5, 1], 3])
+    assert (found[:2, 4] < least).all()
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+@pytest.mark.parametrize("predicted", [0.0, 0.1])
+def test_without_a_history_the_most_popular_come_first(weight: float, predicted: float) -> None:
+    plays = two_tastes()
+    kept = (plays.items < 14) & (plays.users >= plays.items)  # the higher the number, the fewer have it
+    part = Histories.from_pairs(plays.users[kept], plays.items[kept], 14, size=60)
+    factors = usage_factors(part, FactorConfig(dimension=4, threshold=12), Run())
+    assert 0 < factors.trusted.sum() < 14
+    content = np.random.default_rng(1).normal(size=(14, 3)).astype(np.float32)
+    trusted = np.flatnonzero(factors.trusted)
+    tower = fit_numbers(factors, content, trusted, DescriptorConfig(epochs=2, popularity=predicted), Run())
+    encoders = join(factors, number_vectors(tower, content), tower, weight)
+    [scores] = (
+        encoders.query(torch.zeros(1, 3, dtype=torch.int64))
+        @ encoders.item(
+            torch.cat([torch.arange(1, 15), torch.zeros(6, dtype=torch.int64)]),
+            torch.cat([torch.from_numpy(content), torch.randn(6, 3)]),
+        ).T.detach()
+    )
+    assert torch.isfinite(scores).all()
+    known = factors.trusted if predicted else np.ones(14, np.bool_)
+    np.testing.assert_allclose(scores[:14][known].numpy(), factors.popularity[known], rtol=1e-6)
+    if predicted:
+        assert scores.min() == pytest.approx(float(factors.popularity[known].min()))
+    else:
+        assert scores[14:].max() < scores[:14].min()
+
+
+def test_zeros_are_content_where_they_are_values() -> None:
+    encoder, vectors = served()
+    values = WarmOrContent(vectors, encoder.warm, encoder.tower, 0.5, zeros_are_none=False)
+    rows, zeros = torch.tensor([0, 5, 1]), torch.zeros(3, 5)
+    heard = encoder.tower(zeros)[:, :3]
+    torch.testing.assert_close(values(rows, zeros)[:, :3], torch.cat([heard[:2], vectors[1:2, :3]]))
+    torch.testing.assert_close(encoder(rows, zeros)[:, :3], torch.cat([torch.zeros(1, 3), vectors[[5, 1], :3]]))
+
+
+def test_the_query_is_the_unit_mean_of_the_history_and_says_whether_there_is_one() -> None:
     units = nn.functional.normalize(torch.randn(5, 3), dim=1)
+    units[4] = 0.0
     query = FactorQuery(units)
-    found = query(torch.tensor([[1, 3, 0], [2, 0, 0], [0, 0, 0]]))
+    found = query(torch.tensor([[1, 3, 0], [2, 0, 0], [0, 0, 0], [4, 0, 0]]))
     torch.testing.assert_close(found[0, :3], nn.functional.normalize(units[1] + units[3], dim=0))
     torch.testing.assert_close(found[1, :3], units[2])
-    assert found[2].tolist() == [0, 0, 0, 1]
-    assert found[:, 3].tolist() == [1, 1, 1]
+    assert found[2].tolist() == [0, 0, 0, 0, 1]
+    assert found[3].tolist() == found[2].tolist()  # an item that nothing is known of
+    assert found[:2, 3:].tolist() == [[1, 0], [1, 0]]
 
 
 class _Query(nn.Module):
@@ -247,11 +337,11 @@ class _Query(nn.Module):
         return out
 
 
-@pytest.mark.parametrize("kind", ["sound", "numbers"])
-def test_exported_encoders_give_what_the_modules_give(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "predicted"), [("sound", True), ("numbers", True), ("numbers", False)])
+def test_exported_encoders_give_what_the_modules_give(kind: str, predicted: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
     shape = replace(SHAPE, mels=4, frames=12)
-    tower: ContentTower = SoundTower(shape) if kind == "sound" else NumbersTower(Layers(6, (8,), 0.3, 4, True))
+    tower: ContentTower = SoundTower(shape) if kind == "sound" else NumbersTower(Layers(6, (8,), 0.3, 4, predicted))
     ids = tuple(range(10, 16))
     vectors = torch.cat([nn.functional.normalize(torch.randn(7, 4), dim=1), torch.randn(7, 1)], 1)
     warm = torch.tensor([False, True, True, True, False, True, True])
@@ -266,7 +356,7 @@ def test_exported_encoders_give_what_the_modules_give(kind: str, tmp_path: Path)
         Role.QUERY_ENCODER: Graph(Role.QUERY_ENCODER, (history,), "query"),
         Role.ITEM_ENCODER: Graph(Role.ITEM_ENCODER, (item, content), "vector"),
     }
-    signature = Signature("tracks", Stage.RETRIEVAL, graphs, 5, bias=1)
+    signature = Signature("tracks", Stage.RETRIEVAL, graphs, 6, bias=2)
     written = export_model(modules, signature, {"items.json": Vocabulary(ids)}, tmp_path / "tracks")
     assert written.metadata["parity"]["graphs"]["item_encoder"]["overflows"] == []
     _, loaded = load_model(tmp_path / "tracks")
@@ -274,3 +364,6 @@ def test_exported_encoders_give_what_the_modules_give(kind: str, tmp_path: Path)
     found = loaded[Role.ITEM_ENCODER].run({"item": np.array([10, 13, 99]), "content": values})
     expected = modules[Role.ITEM_ENCODER].eval()(torch.tensor([1, 4, 0]), torch.from_numpy(values))
     np.testing.assert_allclose(found, expected.detach().numpy(), rtol=1e-4, atol=1e-5)
+    asked = loaded[Role.QUERY_ENCODER].run({"history": np.array([[10, 12], [99, 0]])})
+    expected = FactorQuery(vectors[:, :-1])(torch.tensor([[1, 3], [0, 0]]))
+    np.testing.assert_allclose(asked, expected.numpy(), rtol=1e-4, atol=1e-5)

@@ -9,15 +9,9 @@ from typing import Any
 
 import grpc
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import soundfile
 import torch
-from feast import ValueType
-from feast.types import Array, Float32, Int64, String
-from support.feast_repo import View, at, feast_repo
+from support.music import LISTENERS, NEW, TRACKS, build_music, is_high
 
 from feast_recsys.bundle.errors import InvalidRepository, InvalidSettings, JobFailed
 from feast_recsys.bundle.signature import Role
@@ -25,10 +19,17 @@ from feast_recsys.evaluation.protocol import evaluate_recommender
 from feast_recsys.exporters.export import export_model
 from feast_recsys.features.repo import Repo
 from feast_recsys.jobs.pipeline import materialize
+from feast_recsys.models.content.factors import FactorConfig
+from feast_recsys.models.content.families import ContentOptions
+from feast_recsys.models.content.from_data import fit_content
+from feast_recsys.models.content.networks import WarmOrContent
+from feast_recsys.models.content.training import DescriptorConfig
+from feast_recsys.models.data.events import Part
 from feast_recsys.models.data.training_data import TrainingData, load_data
 from feast_recsys.models.families.refit import refit
 from feast_recsys.models.inputs.tensors import model_tensors
 from feast_recsys.models.load import load_checkpoint
+from feast_recsys.models.retrieval.history_models import liked
 from feast_recsys.models.retrieval.scoring import recall, retrieve
 from feast_recsys.models.train import train_family
 from feast_recsys.models.training.checkpoint import Checkpoint, save_checkpoint
@@ -37,91 +38,12 @@ from feast_recsys.server.app import Server
 from feast_recsys.v1 import recommender_service_pb2 as pb
 from feast_recsys.v1.recommender_service_pb2_grpc import RecommenderServiceStub
 
-# Even tracks are low, odd ones high; the last four were never played. Even listeners like it low.
-TRACKS, NEW, LISTENERS, PLAYS = 24, 4, 40, 9
-RATE = 4000
-USAGE = {"dimension": 6, "regularization": 1.0, "threshold": 3, "bias": 0.1}
-NUMBERS = {**USAGE, "hidden": [16], "dropout": 0.0, "epochs": 40, "learning_rate": 0.01}
-SOUND = {
-    **USAGE, "rate": RATE, "n_fft": 128, "hop": 64, "mels": 8, "frames": 8, "windows": 2, "widths": [8], "pools": [],
-    "kernel": 3, "dense": [16], "dropout": 0.0, "epochs": 25, "learning_rate": 0.01, "batch": 8,
-}  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Music:
     repo: Repo
     data: dict[str, TrainingData]
     models: dict[str, Checkpoint]
-
-
-def is_high(track: int) -> bool:
-    return track % 2 == 1
-
-
-def build_music(folder: Path) -> Repo:
-    random = np.random.default_rng(5)
-    (folder / "sound").mkdir(parents=True)
-    tracks = list(range(1, TRACKS + 1))
-    pitches = [random.uniform(900, 1400) if is_high(t) else random.uniform(200, 400) for t in tracks]
-    for track, pitch in zip(tracks, pitches, strict=True):
-        wave = 0.4 * np.sin(2 * np.pi * pitch * np.arange(RATE) / RATE) + 0.01 * random.standard_normal(RATE)
-        soundfile.write(folder / f"sound/{track}.wav", wave.astype(np.float32), RATE)
-    plays, histories = _plays(random)
-    items = pd.DataFrame(
-        {
-            "track_id": tracks,
-            "title": [f"track {t}" for t in tracks],
-            "pitch": np.array(pitches, np.float32),
-            "bands": [[p / 1000, 1.0, float(np.sqrt(p))] for p in pitches],
-            "path": [f"sound/{t}.wav" if t != 7 else None for t in tracks],
-            "event_timestamp": at(-10),
-        }
-    )
-    repo = feast_repo(
-        folder,
-        [
-            View("track", "track", {"title": String, "pitch": Float32, "bands": Array(Float32), "path": String}, items),
-            View("listened", "listener", {"track_ids": Array(Int64)}, histories),
-        ],
-        user="listener", item="track", user_key="listener_id", item_key="track_id",
-        user_type=ValueType.INT64, item_type=ValueType.INT64,
-        services={
-            "listener": ["listened:track_ids"], "numbers": ["track:pitch", "track:bands"], "sound": ["track:path"],
-            "titles": ["track:title"],
-        },
-        settings={
-            "catalogue": "track",
-            "interactions": {"path": "plays.parquet"},
-            "serving": {"address": "127.0.0.1:0", "store_timeout_ms": 5000},
-            "recommenders": {
-                name: {
-                    "retrieval": {
-                        "family": "content" if name == "numbers" else "audio", "query": "listener", "item": name,
-                        "history": "listened:track_ids", "hyperparameters": values,
-                        **({"audio": "track:path"} if name == "sound" else {}),
-                    },
-                    "ranking": None, "seen": ["listened:track_ids"], "candidates": 8, "title": "track:title",
-                }
-                for name, values in (("numbers", NUMBERS), ("sound", SOUND))
-            },
-        },
-    )  # fmt: skip
-    pq.write_table(plays, folder / "plays.parquet")
-    return repo
-
-
-def _plays(random: np.random.Generator) -> tuple[pa.Table, pd.DataFrame]:
-    rows, histories = [], []
-    for listener in range(LISTENERS):
-        own = [t for t in range(1, TRACKS - NEW + 1) if is_high(t) == is_high(listener)]
-        chosen = random.permutation(own)[:PLAYS].tolist()
-        for n, track in enumerate(chosen):
-            rows.append((listener, track, at(1000.0 * n + listener)))
-            histories.append((listener, chosen[: n + 1][::-1], at(1000.0 * n + listener)))
-    plays = pd.DataFrame(rows, columns=["listener_id", "track_id", "event_timestamp"])
-    table = pd.DataFrame(histories, columns=["listener_id", "track_ids", "event_timestamp"])
-    return pa.Table.from_pandas(plays, preserve_index=False), table
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +98,22 @@ def test_a_track_that_nobody_ever_played_is_recommended_to_whom_it_fits(
 
 
 @pytest.mark.parametrize("family", ["numbers", "sound"])
+def test_an_unknown_listener_gets_the_most_played_tracks_first(
+    music: Music, stub: RecommenderServiceStub, family: str
+) -> None:
+    """Whatever popularity counts for beside a cosine: `sound` leaves it out."""
+    events = music.data[family].events
+    plays = dict.fromkeys(range(1, TRACKS + 1), 0)
+    for track in events.item_ids[events.items[events.parts == Part.TRAIN]].tolist():
+        plays[track] += 1
+    reply = stub.Retrieve(pb.RetrieveRequest(recommender=family, user_id="4711", top_k=TRACKS))
+    found = [plays[int(track)] for track in reply.item_ids]
+    assert found == sorted(plays.values(), reverse=True)
+    assert len(set(found)) > 2
+    assert found[-NEW:] == [0] * NEW
+
+
+@pytest.mark.parametrize("family", ["numbers", "sound"])
 def test_more_like_this_works_from_content_alone(stub: RecommenderServiceStub, family: str) -> None:
     for seed in range(TRACKS - NEW + 1, TRACKS + 1):
         reply = stub.Retrieve(pb.RetrieveRequest(recommender=family, seed_item_ids=[str(seed)], top_k=5))
@@ -191,6 +129,25 @@ def test_tracks_with_enough_plays_keep_their_usage_factors(music: Music) -> None
         one, other = (encoder.items(warm, c) for c in content)
         assert torch.equal(one, other)
         assert len(warm) == checkpoint.signature.metadata["training"]["warm"]
+
+
+def test_tracks_whose_lists_are_all_missing_are_not_learned_from_unless_a_number_says_something(music: Music) -> None:
+    data, checkpoint = music.data["numbers"], music.models["numbers"]
+    numbers = [spec for spec in checkpoint.signature.graphs[Role.ITEM_ENCODER].inputs if spec.from_store]
+    bands = [spec for spec in numbers if spec.is_list]
+    column = data.item_columns["track:bands"]
+    first = np.arange(len(column)) % data.items == np.searchsorted(data.events.item_ids, 1)
+    columns = {**data.item_columns, "track:bands": replace(column, valid=column.valid & ~first)}
+    vocabulary = checkpoint.vocabularies["track_id.json"]
+    plays = liked(data, vocabulary, np.arange(LISTENERS), ratings=False)
+    configs = (FactorConfig(dimension=6, threshold=3), DescriptorConfig(epochs=1), ContentOptions())
+    for content, lacking in ((bands, 1), (numbers, 0)):
+        fit = fit_content(music.repo, replace(data, item_columns=columns), content, plays, configs, Run())
+        facts, items = fit.config["facts"], fit.encoders.item
+        assert isinstance(items, WarmOrContent)
+        assert facts["learned_from"] == facts["warm"] - lacking
+        zeros = torch.zeros(1, items.tower.length)
+        assert items(torch.tensor([0]), zeros)[:, :6].any() == (lacking == 0)
 
 
 @pytest.mark.parametrize("family", ["numbers", "sound"])

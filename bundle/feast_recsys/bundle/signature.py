@@ -82,6 +82,8 @@ class Input:
             `recsys/freshness: online`), so that nothing is computed from it beforehand.
         audio: The feature names a sound file, and these settings of `features.audio.LogMel` say how it becomes the
             list of numbers that the graph takes; None if the feature's value itself is taken.
+        known: File of the same form as `vocabulary`: ids of the items whose sound changes nothing, for the graph knows
+            them by their id. Their sound files are not read. None if all are.
     """
 
     name: str
@@ -95,6 +97,12 @@ class Input:
     vocabulary: str | None = None
     fresh: bool = False
     audio: Mapping[str, float] | None = None
+    known: str | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files of keys that it names, each once."""
+        return tuple(dict.fromkeys(file for file in (self.vocabulary, self.known) if file is not None))
 
     @property
     def is_list(self) -> bool:
@@ -289,6 +297,8 @@ def _input_to_dict(spec: Input) -> dict[str, Any]:
         entry["fresh"] = True
     if spec.audio is not None:
         entry["audio"] = dict(spec.audio)
+    if spec.known is not None:
+        entry["known"] = spec.known
     return entry
 
 
@@ -316,6 +326,7 @@ def _input_from_dict(entry: Any, path: str) -> Input:
         _typed(entry, "vocabulary", str, None, path),
         _typed(entry, "fresh", bool, False, path),
         _typed(entry, "audio", dict, None, path),
+        _typed(entry, "known", str, None, path),
     )
 
 
@@ -420,6 +431,11 @@ def _check_input(spec: Input, path: str) -> None:
         spec.audio is None or (spec.is_list and spec.dtype is DType.FLOAT32),
         f"{spec.feature}: sound becomes a list of float32; give max_length and dtype accordingly",
         f"{path}.audio",
+    )
+    _expect(
+        spec.known is None or spec.audio is not None,
+        f"{spec.feature}: `known` says whose sound is not read, and this is no sound; leave it out",
+        f"{path}.known",
     )
     _expect(
         spec.dtype is not DType.STRING or spec.vocabulary is not None,

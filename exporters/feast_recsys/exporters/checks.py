@@ -43,6 +43,8 @@ def check_roles(modules: Mapping[Role, nn.Module], signature: Signature) -> None
 def check_vocabularies(signature: Signature, vocabularies: Mapping[str, Vocabulary]) -> None:
     """Checks that every vocabulary is there, fits the dtype of its inputs, and leaves padding unknown.
 
+    Items whose sound is not read must be among those that the graph knows.
+
     Raises:
         InvalidSignature: names the feature and the vocabulary.
     """
@@ -50,6 +52,9 @@ def check_vocabularies(signature: Signature, vocabularies: Mapping[str, Vocabula
         for spec in graph.inputs:
             if spec.vocabulary is not None:
                 _check_vocabulary(spec, spec.vocabulary, vocabularies)
+        for spec in graph.inputs:
+            if spec.known is not None:
+                _check_known(spec, spec.known, graph, vocabularies)
 
 
 def check_probes(signature: Signature, probes: Iterable[str]) -> None:
@@ -78,17 +83,17 @@ def flat_names(signature: Signature, vocabularies: Mapping[str, Vocabulary]) -> 
     owners: dict[str, tuple[str, Vocabulary]] = {}
     for graph in signature.graphs.values():
         for spec in graph.inputs:
-            if spec.vocabulary is None:
-                continue
-            name = f"{PurePath(spec.vocabulary).stem}.json"
-            vocabulary = vocabularies[spec.vocabulary]
-            feature, other = owners.setdefault(name, (spec.feature, vocabulary))
-            if other.keys != vocabulary.keys:
-                raise InvalidSignature(
-                    f"{feature} and {spec.feature} have different vocabularies with the file name {name}; rename one",
-                    field=spec.name,
-                )
-            flat[spec.vocabulary] = name
+            for file in spec.files:
+                name = f"{PurePath(file).stem}.json"
+                vocabulary = vocabularies[file]
+                feature, other = owners.setdefault(name, (spec.feature, vocabulary))
+                if other.keys != vocabulary.keys:
+                    raise InvalidSignature(
+                        f"{feature} and {spec.feature} have different vocabularies with the file name {name}; rename "
+                        "one",
+                        field=spec.name,
+                    )
+                flat[file] = name
     return flat
 
 
@@ -213,6 +218,23 @@ def _check_vocabulary(spec: Input, file: str, vocabularies: Mapping[str, Vocabul
         raise InvalidSignature(
             f"{spec.feature}: {spec.pad!r} pads its lists and is a key of vocabulary {file!r}, so that padding would "
             "count as a value; choose another pad or drop the key",
+            field=spec.name,
+        )
+
+
+def _check_known(spec: Input, file: str, graph: Graph, vocabularies: Mapping[str, Vocabulary]) -> None:
+    if file not in vocabularies:
+        raise InvalidSignature(
+            f"{spec.feature}: no list of known ids {file!r}; there are {sorted(vocabularies) or 'none'}",
+            field=spec.name,
+        )
+    of_ids = [i.vocabulary for i in graph.inputs if i.source == "entity" and i.vocabulary is not None]
+    ids = {key for name in of_ids for key in vocabularies[name].keys}
+    stranger = next((key for key in vocabularies[file].keys if key not in ids), None)
+    if stranger is not None:
+        raise InvalidSignature(
+            f"{spec.feature}: {file!r} says that the graph knows item {stranger!r} without its sound, but no "
+            "vocabulary of an input entity:<join key> has it; take it out",
             field=spec.name,
         )
 

@@ -101,7 +101,10 @@ def export_model(
         unused: dict[str, list[str]] = {}
         split: dict[str, Any] = {}
         for role, graph in signature.graphs.items():
-            inputs = tuple(dataclasses.replace(i, vocabulary=flat.get(i.vocabulary or "")) for i in graph.inputs)
+            inputs = tuple(
+                dataclasses.replace(i, vocabulary=flat.get(i.vocabulary or ""), known=flat.get(i.known or ""))
+                for i in graph.inputs
+            )
             graph = dataclasses.replace(graph, inputs=inputs, file=f"{role.value}.onnx", sha256="", split=None)
             with _eval(modules[role]) as module:
                 graph, model = _write_graph(module, graph, by_file, signature, draft, seed)
@@ -158,7 +161,7 @@ def _write_graph(
     """Writes the ONNX file; gives the graph with its checksum, and the model."""
     sample = to_torch(Sampler(graph, vocabularies, seed).trace_feed(TRACE_BATCH), graph, vocabularies)
     check_forward(module, graph, sample, TRACE_BATCH, signature.dimension)
-    files = dict.fromkeys(i.vocabulary for i in graph.inputs if i.vocabulary is not None)
+    files = dict.fromkeys(file for i in graph.inputs for file in i.files)
     properties = {
         "feast_recsys.model": signature.name,
         "feast_recsys.role": graph.role.value,

@@ -46,14 +46,16 @@ def load_declaration(path: Path) -> Declaration:
     vocabularies: dict[str, Vocabulary] = {}
     for role, graph in signature.graphs.items():
         for spec in graph.inputs:
-            if spec.vocabulary is None or spec.vocabulary in vocabularies:
-                continue
-            try:
-                vocabularies[spec.vocabulary] = Vocabulary.load(folder / spec.vocabulary)
-            except (CorruptArtifact, InvalidSignature) as error:
-                raise InvalidSignature(
-                    f"{spec.feature}: {error}", field=f"graphs.{role.value}.{spec.name}.vocabulary"
-                ) from error
+            for file in spec.files:
+                if file in vocabularies:
+                    continue
+                try:
+                    vocabularies[file] = Vocabulary.load(folder / file)
+                except (CorruptArtifact, InvalidSignature) as error:
+                    key = "vocabulary" if file == spec.vocabulary else "known"
+                    raise InvalidSignature(
+                        f"{spec.feature}: {error}", field=f"graphs.{role.value}.{spec.name}.{key}"
+                    ) from error
     return Declaration(signature, vocabularies)
 
 

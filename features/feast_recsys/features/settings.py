@@ -69,7 +69,8 @@ class Retrieval(_Section):
     """List feature of the user, parallel to `history`: what each item was rated; for families that take ratings."""
     audio: Reference | None = None
     """Item feature with the path of its sound file, relative to the repository; for `audio`. A file that changes needs
-    another name, or `materialize --full`."""
+    another name, or `materialize --full`. Of a track with `threshold` plays or more, it counts in the next training
+    only."""
     hyperparameters: Mapping[str, Any] = {}
     """Of the family, by name, instead of its defaults; docs/models.md lists them."""
     index: IndexSettings = MeasuredIndex()

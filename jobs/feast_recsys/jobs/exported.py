@@ -101,7 +101,7 @@ def misfits(repo: Repo, model: ExportedModel) -> Iterator[RecsysError]:
     for role, graph in model.signature.graphs.items():
         for spec in graph.inputs:
             where = f"model {model.name!r}, {role.value}, input {spec.name!r}"
-            yield from _vocabulary_misfits(model, spec, where)
+            yield from _vocabulary_misfits(repo, model, spec, where)
             try:
                 problem = _source_misfit(repo, spec, graph.feature_service)
             except RecsysError as error:
@@ -135,20 +135,22 @@ def _source_misfit(repo: Repo, spec: Input, feature_service: str | None) -> str:
     return ""
 
 
-def _vocabulary_misfits(model: ExportedModel, spec: Input, where: str) -> Iterator[RecsysError]:
-    if spec.vocabulary is None:
-        return
-    try:
-        vocabulary = Vocabulary.load(model.folder / spec.vocabulary)
-    except CorruptArtifact as error:
-        yield CorruptArtifact(f"{where}: {error.message}", field=spec.vocabulary)
-        return
-    if vocabulary.keys and vocabulary.dtype is not spec.dtype:
-        yield InvalidSignature(
-            f"{where}: {spec.vocabulary} holds keys of type {vocabulary.dtype.value}, the input is {spec.dtype.value}; "
-            "export the model again",
-            field=spec.vocabulary,
-        )
+def _vocabulary_misfits(repo: Repo, model: ExportedModel, spec: Input, where: str) -> Iterator[RecsysError]:
+    for file in spec.files:
+        try:
+            vocabulary = Vocabulary.load(model.folder / file)
+        except CorruptArtifact as error:
+            yield CorruptArtifact(f"{where}: {error.message}", field=file)
+            continue
+        dtype, what = spec.dtype, "the input is"
+        if file != spec.vocabulary:
+            dtype, what = entity_key(repo, spec.side).dtype, "ids are"
+        if vocabulary.keys and vocabulary.dtype is not dtype:
+            yield InvalidSignature(
+                f"{where}: {file} holds keys of type {vocabulary.dtype.value}, {what} {dtype.value}; export the model "
+                "again",
+                field=file,
+            )
 
 
 def item_references(model: ExportedModel) -> tuple[str, ...]:

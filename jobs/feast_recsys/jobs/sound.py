@@ -14,7 +14,7 @@ import numpy.typing as npt
 from feast_recsys.bundle.columns import Array, Column, DType
 from feast_recsys.bundle.errors import InvalidSettings, InvalidSignature, JobFailed, RecsysError
 from feast_recsys.bundle.signature import Input
-from feast_recsys.bundle.vocabulary import Vocabulary
+from feast_recsys.bundle.vocabulary import OUT_OF_VOCABULARY, Vocabulary
 from feast_recsys.features.repo import Repo
 
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 BATCH = 8
 """Items whose sound is held at once: a window of 599 frames of 128 bands is 0.3 MB."""
 
-COLD_ONLY = "cold_only"
-"""In an input's `audio`: items whose id the graph knows are taken by their id, so that their sound need not be read."""
-
 
 @dataclass(frozen=True)
 class Sounds:
@@ -33,12 +30,12 @@ class Sounds:
 
     Attributes:
         folder: What paths are relative to.
-        known: By name of an input with `cold_only`: the ids whose sound is not needed.
+        known: By name of an input: the ids of items whose file is not read, see `bundle.signature.Input.known`.
         settings: By name of an input with sound: how it becomes numbers.
     """
 
     folder: Path
-    known: Mapping[str, frozenset[int | str]]
+    known: Mapping[str, Vocabulary]
     settings: Mapping[str, LogMel]
 
     def columns(self, inputs: Sequence[Input], columns: Mapping[str, Column], ids: Array) -> dict[str, Column]:
@@ -60,9 +57,10 @@ class Sounds:
         from feast_recsys.features.audio import decode, log_mel, windows
 
         settings = self.settings[spec.name]
-        known = self.known.get(spec.name, frozenset())
+        wanted = paths.valid
+        if spec.name in self.known:
+            wanted = wanted & (self.known[spec.name].encode(ids) == OUT_OF_VOCABULARY)
         lists: list[npt.NDArray[np.float32]] = []
-        wanted = paths.valid & np.array([key not in known for key in ids.tolist()], np.bool_)
         for row in range(len(paths)):
             numbers = np.empty(0, np.float32)
             if wanted[row]:
@@ -90,14 +88,12 @@ def sounds_of(repo: Repo, folder: Path, inputs: Sequence[Input]) -> Sounds | Non
 
     Raises:
         InvalidSignature: an input's settings of sound are not those of `features.audio.LogMel`; names the setting.
-        CorruptArtifact: a vocabulary of the model can't be read.
+        CorruptArtifact: a list of known ids can't be read.
     """
     if not takes_sound(inputs):
         return None
     settings = {spec.name: sound_settings(spec) for spec in inputs if spec.audio is not None}
-    files = [spec.vocabulary for spec in inputs if spec.source == "entity" and spec.vocabulary is not None]
-    keys = frozenset(key for file in files for key in Vocabulary.load(folder / file).keys)
-    known = {spec.name: keys for spec in inputs if spec.audio is not None and spec.audio.get(COLD_ONLY)}
+    known = {spec.name: Vocabulary.load(folder / spec.known) for spec in inputs if spec.known is not None}
     return Sounds(repo.path, known, settings)
 
 
@@ -112,12 +108,12 @@ def sound_settings(spec: Input) -> LogMel:
 
     assert spec.audio is not None
     path = f"graphs.item_encoder.{spec.name}.audio"
-    given: dict[str, Any] = {name: value for name, value in spec.audio.items() if name != COLD_ONLY}
+    given: dict[str, Any] = dict(spec.audio)
     known = [field.name for field in dataclasses.fields(LogMel)]
     for name, value in given.items():
         if name not in known:
             raise InvalidSignature(
-                f"{path}.{name}: there is no such setting of sound; there are {', '.join([*known, COLD_ONLY])}",
+                f"{path}.{name}: there is no such setting of sound; there are {', '.join(known)}",
                 field=f"{path}.{name}",
             )
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -144,4 +140,4 @@ def as_stored(spec: Input) -> Input:
     """The input as Feast has it: the path, where the graph takes what the file holds."""
     if spec.audio is None:
         return spec
-    return replace(spec, audio=None, dtype=DType.STRING, max_length=None, default="", pad="")
+    return replace(spec, audio=None, known=None, dtype=DType.STRING, max_length=None, default="", pad="")

@@ -31,7 +31,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """
     signature = Signature.load(folder / SIGNATURE_FILE)
     config, metrics = _read_json(folder / CONFIG_FILE), _read_json(folder / METRICS_FILE)
-    files = dict.fromkeys(i.vocabulary for g in signature.graphs.values() for i in g.inputs if i.vocabulary)
+    files = dict.fromkeys(file for g in signature.graphs.values() for i in g.inputs for file in i.files)
     vocabularies = {file: Vocabulary.load(folder / file) for file in files}
     path = folder / WEIGHTS_FILE
     try:

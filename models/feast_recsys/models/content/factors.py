@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,14 +75,7 @@ def usage_factors(plays: Histories, config: FactorConfig, run: Run) -> Factors:
         raise InvalidArgument(
             f"no item has {config.threshold} interactions; lower the threshold, or bring more usage", field="threshold"
         )
-    amounts = np.ones(len(plays.items), np.float32) if plays.ratings is None else plays.ratings
-    if amounts.size and amounts.min() < 0:
-        raise InvalidArgument("numbers of plays must be at least 0", field="ratings")
-    grown = np.log1p(amounts / config.epsilon) if config.epsilon else amounts
-    matrix = sparse.csr_array(
-        ((1.0 + config.alpha * grown).astype(np.float32), plays.items, plays.offsets),
-        shape=(len(plays), plays.catalogue),
-    )
+    matrix = confidences(plays, config.alpha, config.epsilon)
     items, users = fit_with_library(
         "als", "AlternatingLeastSquares", matrix, run, factors=config.dimension, alpha=1.0,
         regularization=config.regularization, iterations=config.iterations,
@@ -92,6 +86,25 @@ def usage_factors(plays: Histories, config: FactorConfig, run: Run) -> Factors:
     spread = float(logs[trusted].std())
     popularity = ((logs - logs[trusted].mean()) / (spread if spread > 0 else 1.0)).astype(np.float32)
     return Factors(unit.astype(np.float32), users, counts, popularity, trusted)
+
+
+def confidences(plays: Histories, alpha: float, epsilon: float) -> Any:
+    """scipy csr_array [U, n] float32: how much each play counts, at least 1; what is not there counts 1.
+
+    Args:
+        plays: Each counts once if they have no ratings.
+        alpha, epsilon: See `FactorConfig`.
+
+    Raises:
+        InvalidArgument: ratings are negative.
+    """
+    amounts = np.ones(len(plays.items), np.float32) if plays.ratings is None else plays.ratings
+    if amounts.size and amounts.min() < 0:
+        raise InvalidArgument("numbers of plays must be at least 0", field="ratings")
+    grown = np.log1p(amounts / epsilon) if epsilon else amounts
+    return sparse.csr_array(
+        ((1.0 + alpha * grown).astype(np.float32), plays.items, plays.offsets), shape=(len(plays), plays.catalogue)
+    )
 
 
 def require_setting(holds: bool, field: str, what: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import InvalidRepository, InvalidSettings
 from feast_recsys.bundle.signature import Graph, Input, Role, Side, Signature, Stage
+from feast_recsys.bundle.vocabulary import Vocabulary
 from feast_recsys.features.audio import LogMel
 from feast_recsys.features.repo import Repo
 from feast_recsys.models.content.factors import FactorConfig, usage_factors
-from feast_recsys.models.content.from_data import ContentFit, fit_content
+from feast_recsys.models.content.from_data import ContentFit, fit_content, zeros_are_none
 from feast_recsys.models.content.networks import (
     Convolutions,
     FactorQuery,
@@ -42,7 +43,6 @@ from feast_recsys.models.training.configure import configure, restore
 from feast_recsys.models.training.loop import Run
 
 AUDIO_INPUT = "sound"
-COLD_ONLY = "cold_only"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class ContentOptions:
 
     Attributes:
         history_length: Most items of the history that count, the latest.
-        bias: What popularity counts for beside a cosine; 0 leaves it out.
+        bias: What popularity counts for beside a cosine; 0 leaves it out, but for users without known items, who get
+            the most popular ones.
     """
 
     history_length: int = 200
@@ -71,7 +72,7 @@ class NamedContentItem(nn.Module):
         self.items, self.item_id, self.content = items, item_id, tuple(content)
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """[B, d + 1]."""
+        """[B, d + 2]."""
         parts = []
         for spec in self.content:
             value = inputs[spec.name].to(torch.float32)
@@ -109,6 +110,11 @@ def train_content_model(repo: Repo, data: TrainingData, recommender: str, run: R
     run.progress.start("train retrieval")
     fit = fit_content(repo, data, content, liked(data, vocabulary, users, ratings=False), configs, run)
     modules = _named(fit.encoders, query[0], item, content)
+    if settings.family == "audio":
+        assert isinstance(fit.encoders.item, WarmOrContent)
+        known, file = fit.encoders.item.warm[1:].numpy(), f"known_{fitter.item_file}"
+        vocabularies[file] = Vocabulary(tuple(np.array(vocabulary.keys)[known].tolist()))
+        content = tuple(replace(spec, known=file) for spec in content)
     quality = float("nan")
     k = data.settings.candidates
     if len(data.validation) and settings.family == "content":
@@ -124,8 +130,8 @@ def train_content_model(repo: Repo, data: TrainingData, recommender: str, run: R
         "metrics": {"validation": {f"recall@{k}": round(quality, 6)}} if np.isfinite(quality) else {},
     }
     kept = {"family": settings.family, "history": query[0].name, "item_id": item.name, **fit.config}
-    dimension = configs[0].dimension + 1
-    signature = Signature(settings.model, Stage.RETRIEVAL, graphs, dimension, facts, bias=1)
+    dimension = configs[0].dimension + 2
+    signature = Signature(settings.model, Stage.RETRIEVAL, graphs, dimension, facts, bias=2)
     metrics = {"validation": {f"recall@{k}": quality}} if np.isfinite(quality) else {}
     return Checkpoint(modules, signature, vocabularies, kept, metrics)
 
@@ -145,10 +151,14 @@ def build_content_modules(
         else NumbersTower(restore(Layers, config["shape"]))
     )
     least, most, weight = config["popularity"]
-    items = WarmOrContent(torch.zeros(rows, tower.dimension + 1), torch.zeros(rows, dtype=torch.bool), tower, weight)
+    content = [spec for spec in inputs if spec is not item]
+    items = WarmOrContent(
+        torch.zeros(rows, tower.dimension + 1), torch.zeros(rows, dtype=torch.bool), tower, weight,
+        zeros_are_none=zeros_are_none(content),
+    )  # fmt: skip
     items.least, items.most = least, most
     encoders = Encoders(FactorQuery(torch.zeros(rows, tower.dimension)), items)
-    return _named(encoders, query, item, [spec for spec in inputs if spec is not item])
+    return _named(encoders, query, item, content)
 
 
 def refit_content_model(checkpoint: Checkpoint, data: TrainingData, users: Ints, run: Run) -> dict[Role, nn.Module]:
@@ -163,16 +173,16 @@ def refit_content_model(checkpoint: Checkpoint, data: TrainingData, users: Ints,
     item = checkpoint.signature.graphs[Role.ITEM_ENCODER].input(checkpoint.config["item_id"])
     vocabulary = checkpoint.vocabularies[item.vocabulary or ""]
     factors = usage_factors(liked(data, vocabulary, users, ratings=False), configs[0], run)
-    before = old.items.vectors[1:, :-1].numpy()
+    before = old.items.vectors[1:, :-2].numpy()
     warm = old.items.warm[1:].numpy()
     turned = _turn(factors.items, before, factors.trusted & warm)
-    kept = old.items.vectors[1:].numpy().copy()
-    kept[warm, :-1] = turned[warm]
-    weight = old.items.weight
-    kept[:, -1] = factors.popularity
+    directions = np.where(warm[:, None], turned, before)
+    kept = np.concatenate([directions, factors.popularity[:, None]], 1)
     table = torch.from_numpy(np.concatenate([np.zeros((1, kept.shape[1]), np.float32), kept]))
-    items = WarmOrContent(table, old.items.warm, old.items.tower, weight).eval()
-    encoders = Encoders(FactorQuery(table[:, :-1]).eval(), items)
+    items = WarmOrContent(
+        table, old.items.warm, old.items.tower, old.items.weight, zeros_are_none=old.items.zeros_are_none
+    )
+    encoders = Encoders(FactorQuery(table[:, :-1]).eval(), items.eval())
     query = checkpoint.signature.graphs[Role.QUERY_ENCODER].input(checkpoint.config["history"])
     return _named(encoders, query, item, old.content)
 
@@ -214,7 +224,7 @@ def _content_inputs(data: TrainingData, recommender: str, configs: tuple[Any, ..
         heard: LogMel = configs[1]
         return (
             Input(AUDIO_INPUT, schema.reference, Side.ITEM, DType.FLOAT32, heard.length,
-                  audio={**asdict(heard), COLD_ONLY: True}),
+                  audio=asdict(heard)),
         )  # fmt: skip
     for schema in schemas.values():
         if schema.dtype is DType.STRING or (schema.is_list and schema.dtype is not DType.FLOAT32):

@@ -67,7 +67,7 @@ def fit_content(
     random = np.random.default_rng(run.seed)
     held_out = random.permutation(trusted)[: int(HELD_OUT * len(trusted))] if learning.patience else trusted[:0]
     chosen = np.setdiff1d(trusted, held_out)
-    usage = Usage(factors.users, plays, configs[0].alpha) if learning.loss == "wpe" else None
+    usage = Usage(factors.users, plays, configs[0].alpha, configs[0].epsilon) if learning.loss == "wpe" else None
     # Content as of the last day of the training part, of the items in the vocabulary's order.
     last = data.events.times[data.events.parts == Part.TRAIN].max(keepdims=True)
     rows = data.day_of(last) * data.items + _positions(data, plays)
@@ -76,10 +76,13 @@ def fit_content(
         tower, heard = _hear(repo, data, content[0], rows, factors, chosen, held_out, configs, run, usage)
     else:
         numbers = _numbers(data, content, rows)
+        there = np.asarray(numbers.any(1), np.bool_) if zeros_are_none(content) else np.ones(len(numbers), np.bool_)
+        chosen, held_out = chosen[there[chosen]], held_out[there[held_out]]
         validate = _closeness(factors, held_out, lambda t: number_vectors(t, numbers[held_out]))
         tower = by_numbers = fit_numbers(factors, numbers, chosen, learning, run, usage=usage, validate=validate)
         heard = number_vectors(by_numbers, numbers)
-    encoders = join(factors, heard, tower, configs[-1].bias)
+        heard[~there] = 0.0
+    encoders = join(factors, heard, tower, configs[-1].bias, zeros_are_none=zeros_are_none(content))
     assert isinstance(encoders.item, WarmOrContent)
     merged: dict[str, Any] = {}
     for config in configs:
@@ -91,6 +94,11 @@ def fit_content(
         "facts": {"warm": int(factors.trusted.sum()), "learned_from": len(chosen)},
     }
     return ContentFit(encoders, json.loads(json.dumps(kept)))
+
+
+def zeros_are_none(content: Sequence[Input]) -> bool:
+    """Whether zeros mean that an item has no content: lists and sound that are missing do, numbers have defaults."""
+    return all(spec.is_list for spec in content)
 
 
 def _positions(data: TrainingData, plays: Histories) -> Ints:

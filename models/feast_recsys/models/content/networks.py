@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from feast_recsys.bundle.errors import InvalidSettings
+from feast_recsys.models.collaborative.shared import tail
 from feast_recsys.models.inputs.layers import masked_mean
 from feast_recsys.models.retrieval.encoders import HistoryEncoder
 
@@ -21,6 +22,7 @@ _TAME = 10.0  # deviations that count of a number that no training item had
 _EPS = 1e-6
 _ROOT = 1e-10  # keeps the slope of a root finite at silence
 _BELOW = 2.0  # unit vectors' products lie in [-1, 1]
+_AFTER = 1.0  # deviations by which what nobody has had comes after what somebody has, for users without history
 
 
 @dataclass(frozen=True)
@@ -194,8 +196,11 @@ class NumbersTower(ContentTower):
 class WarmOrContent(nn.Module):
     """The item encoder for serving: usage factors for items with enough usage, content vectors for the others.
 
-    The last column is the bias: popularity in standard deviations, times `weight`. An item without usage and without
-    content (all zeros) gets the vector zero and a bias below whatever a known item can score.
+    The last two columns are the bias, popularity in standard deviations times `weight`, and popularity itself, which
+    meets queries without history; see `FactorQuery`. Where the tower does not predict popularity, an item keeps that of
+    its usage; one that is not in the table has the bias of the least popular item there, and comes after all of them
+    for users without history. An item without usage and without content gets the vector zero, and a bias and a
+    popularity below whatever a known item can score.
 
     Args:
         vectors: [n + 1, d + 1] by row of the item table: unit vectors with popularity. Row 0 is not looked at. Items
@@ -203,41 +208,55 @@ class WarmOrContent(nn.Module):
         warm: [n + 1] bool: whose usage factor counts, whatever the content; False for row 0.
         tower: For the others.
         weight: What popularity counts for, beside a cosine; 0 leaves it out.
+        zeros_are_none: Whether content of nothing but zeros is none: a sound file or a list that is not there. Not so
+            where a number is among the content: a missing one has its default, and zero is a value.
     """
 
     vectors: Tensor
     warm: Tensor
 
-    def __init__(self, vectors: Tensor, warm: Tensor, tower: ContentTower, weight: float) -> None:
+    def __init__(
+        self, vectors: Tensor, warm: Tensor, tower: ContentTower, weight: float, *, zeros_are_none: bool = True
+    ) -> None:
         super().__init__()
         if vectors.shape[1] != tower.dimension + 1 or warm.shape != vectors.shape[:1]:
             raise InvalidSettings(
                 f"vectors {list(vectors.shape)} and warm {list(warm.shape)} don't fit {tower.dimension} factors",
                 field="vectors",
             )
-        self.tower = tower
+        self.tower, self.zeros_are_none = tower, zeros_are_none
         known = vectors[1:, -1] if len(vectors) > 1 else vectors.new_zeros(1)
         self.least, self.most, self.weight = float(known.min()), float(known.max()), weight
-        table = torch.cat([vectors[:, :-1], vectors[:, -1:] * weight], -1)
+        table = torch.cat([vectors[:, :-1], vectors[:, -1:] * weight, vectors[:, -1:]], -1)
         table[0] = 0.0
-        table[0, -1] = min(self.least * weight, self.most * weight) - _BELOW
+        table[0, -2] = min(self.least * weight, self.most * weight) - _BELOW
+        table[0, -1] = self.least - 2 * _AFTER
         self.register_buffer("vectors", table)
         self.register_buffer("warm", warm.to(torch.bool))
 
     def forward(self, item: Tensor, content: Tensor) -> Tensor:
-        """[B] int64 rows, 0 for an item not in the table, and [B, L] float32 content to [B, d + 1]."""
+        """[B] int64 rows, 0 for an item not in the table, and [B, L] float32 content to [B, d + 2]."""
         stored = self.vectors[item]
         found = self.tower(content)
-        bias = found[:, -1:].clamp(self.least, self.most) * self.weight
-        heard = torch.cat([found[:, :-1], bias], -1)
-        use = (content != 0).any(-1) & ~self.warm[item]
+        if self.tower.popularity:
+            popularity = found[:, -1:].clamp(self.least, self.most)
+            bias = popularity * self.weight
+        else:
+            # Of the table's items usage tells; only row 0 lies below the least.
+            popularity = stored[:, -1:].clamp(min=self.least - _AFTER)
+            bias = stored[:, -1:].clamp(min=self.least) * self.weight
+        heard = torch.cat([found[:, :-1], bias, popularity], -1)
+        use = ~self.warm[item]
+        if self.zeros_are_none:
+            use = use & (content != 0).any(-1)
         return torch.where(use.unsqueeze(-1), heard, stored)
 
 
 class FactorQuery(HistoryEncoder):
-    """The query: the mean of the history's unit item vectors, of unit length again, with a 1 for the bias.
+    """The query: the mean of the history's unit item vectors, of unit length again, with 1 and 0 for `WarmOrContent`.
 
-    A user without known items gets zeros and the 1: popularity decides.
+    A user without known items gets zeros, and 0 and 1: popularity decides, whatever the bias counts for. So does one
+    whose items have the vector zero.
 
     Args:
         vectors: [n + 1, d] unit vectors by row of the item table; row 0 is not looked at.
@@ -250,10 +269,9 @@ class FactorQuery(HistoryEncoder):
         self.register_buffer("vectors", vectors.clone())
 
     def forward(self, history: Tensor, ratings: Tensor | None = None) -> Tensor:
-        """[B, d + 1]; see HistoryEncoder. Ratings are not used."""
+        """[B, d + 2]; see HistoryEncoder. Ratings are not used."""
         mean = masked_mean(self.vectors[history], history != 0)
-        unit = functional.normalize(mean, dim=-1)
-        return torch.cat([unit, torch.ones_like(unit[:, :1])], -1)
+        return torch.cat([functional.normalize(mean, dim=-1), tail(mean != 0)], -1)
 
 
 def _dense(width: int, hidden: tuple[int, ...], dropout: float, out: int) -> nn.Sequential:

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from feast_recsys.bundle.errors import InvalidArgument, InvalidSettings
 from feast_recsys.features.audio import LogMel, crop, windows
-from feast_recsys.models.content.factors import Factors, require_setting
+from feast_recsys.models.content.factors import Factors, confidences, require_setting
 from feast_recsys.models.content.networks import (
     ContentTower,
     Convolutions,
@@ -108,12 +108,13 @@ class Usage:
     Attributes:
         users: [U, d] float32 user factors.
         plays: Whose items they are.
-        alpha: Confidence of a play is 1 + alpha, of its absence 1.
+        alpha, epsilon: Confidence of a play is that of the factors, see `FactorConfig`; of its absence 1.
     """
 
     users: Floats
     plays: Histories
     alpha: float = 10.0
+    epsilon: float = 0.0
 
 
 def fit_sound(
@@ -198,22 +199,33 @@ def number_vectors(tower: NumbersTower, content: Floats) -> Floats:
     return vectors
 
 
-def join(factors: Factors, heard: Floats, tower: ContentTower, weight: float = 0.0) -> Encoders:
+def join(
+    factors: Factors, heard: Floats, tower: ContentTower, weight: float = 0.0, *, zeros_are_none: bool = True
+) -> Encoders:
     """Query and item encoder. The item encoder takes the content as well; see `WarmOrContent`.
 
     Args:
         factors: Of usage; trusted items keep theirs.
-        heard: [n, d + 1] content vectors of all items of the catalogue, for those that are not trusted.
-        tower: In eval mode.
+        heard: [n, d + 1] content vectors of all items of the catalogue, for those that are not trusted; zeros where
+            there is no content.
+        tower: In eval mode. What it predicts of popularity stays within that of trusted items; if it predicts none,
+            all items have that of their usage.
         weight: Of the popularity column.
+        zeros_are_none: See `WarmOrContent`.
     """
     own = np.concatenate([factors.items, factors.popularity[:, None]], 1)
     # Little usage still says more than no content.
     by_usage = factors.trusted | ~heard.any(1)
     vectors = np.where(by_usage[:, None], own, heard).astype(np.float32)
+    if tower.popularity:
+        known = factors.popularity[factors.trusted]
+        vectors[~by_usage, -1] = vectors[~by_usage, -1].clip(known.min(), known.max())
+    else:
+        vectors[:, -1] = factors.popularity
     table = torch.from_numpy(np.concatenate([np.zeros((1, vectors.shape[1]), np.float32), vectors]))
     warm = torch.from_numpy(np.concatenate([[False], factors.trusted]))
-    return Encoders(FactorQuery(table[:, :-1]).eval(), WarmOrContent(table, warm, tower, weight).eval())
+    items = WarmOrContent(table, warm, tower, weight, zeros_are_none=zeros_are_none)
+    return Encoders(FactorQuery(table[:, :-1]).eval(), items.eval())
 
 
 def _fit(
@@ -255,11 +267,11 @@ def _weighted_error(usage: Usage | None, run: Run) -> Callable[[Tensor, Ints], T
     if usage is None:
         raise InvalidSettings('the loss "wpe" needs the usage; give it, or take "mse"', field="loss")
     users = torch.from_numpy(usage.users).to(run.device)
-    columns = sparse.csc_array(usage.plays.matrix())
+    columns = sparse.csc_array(confidences(usage.plays, usage.alpha, usage.epsilon))
 
     def error(unit: Tensor, part: Ints) -> Tensor:
-        has = torch.from_numpy(np.asarray(columns[:, part].toarray() > 0, np.float32)).to(run.device)  # [U, B]
-        return ((1.0 + usage.alpha * has) * (has - users @ unit.T).square()).sum(0).mean() / len(users)
+        trust = torch.from_numpy(columns[:, part].toarray()).to(run.device)  # [U, B], 0 where there is no play
+        return (trust.clamp(min=1.0) * ((trust > 0).float() - users @ unit.T).square()).sum(0).mean() / len(users)
 
     return error
 
