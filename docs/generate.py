@@ -150,7 +150,7 @@ def _table(section: type[BaseModel]) -> str:
     rows = ["| setting | type | default | meaning |", "|---|---|---|---|"]
     for name, field in section.model_fields.items():
         default = "required" if field.is_required() else _default(field.get_default(call_default_factory=True))
-        rows.append(f"| `{name}` | {_type(field.annotation)} | {default} | {field.description or ''} |")
+        rows.append(f"| `{name}` | {_type(field.annotation)} | {default} | {' '.join((field.description or '').split())} |")
     return "\n".join(rows)
 
 

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 import numpy as np
 import pytest
 import torch
-from support.families import QUICK, Families, asked_at, midnight_after
+from support.families import EMBEDDING, QUICK, Families, asked_at, midnight_after
 from support.serving import connected
 from support.shop import HISTORY, PRODUCTS
 
@@ -152,3 +152,23 @@ def test_more_like_some_items_is_what_their_vectors_point_to(served: Served, fam
         mean = torch.nn.functional.normalize(directions[rows], dim=1).mean(0)
         likeness = dict(zip(keys, (directions @ mean).tolist(), strict=True))
         agrees(reply, {item: score for item, score in likeness.items() if item not in seeds})
+
+
+def test_the_nonlinear_embeddings_of_an_autoencoder_are_features_in_feast(served: Served) -> None:
+    """Customers have the autoencoder's code, products their vectors; any other model may read both."""
+    checkpoint, data, _ = served.of_now(EMBEDDING)
+    [vocabulary] = checkpoint.vocabularies.values()
+    store, width = served.families.repo.store, QUICK[EMBEDDING]["latent"]
+    query, item = (checkpoint.modules[role] for role in (Role.QUERY_ENCODER, Role.ITEM_ENCODER))
+    length = checkpoint.signature.graphs[Role.QUERY_ENCODER].input(query.history).max_length
+    users = [int(data.events.user_ids[customer]) for customer in CUSTOMERS]
+    found = store.get_online_features(["customer_code:code"], [{"customer_id": user} for user in users]).to_dict()
+    for customer, code in zip(CUSTOMERS, found["code"], strict=True):
+        history = data.user_columns["customer_history:product_ids"].take(np.array([customer])).to_list()[0]
+        rows = torch.from_numpy(vocabulary.encode(np.array(history[:length], np.int64))).reshape(1, -1)
+        assert code[:width] == pytest.approx(query.encoder.code(rows)[0].tolist(), rel=1e-4, abs=1e-5)
+    keys = list(vocabulary.keys)[:5]
+    stored = store.get_online_features(["product_code:code"], [{"sku": int(key)} for key in keys]).to_dict()
+    with torch.no_grad():
+        vectors = item(**{item.item_id: torch.arange(1, len(keys) + 1)})
+    np.testing.assert_allclose(np.array(stored["code"], np.float32), vectors.numpy(), rtol=1e-5, atol=1e-6)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+from feast import FeatureView, Field, FileSource
+from feast.types import Array, Float32
+from support.feast_repo import TIMESTAMP
 from support.shop import Shop, build_shop
 
 from feast_recsys.bundle.columns import DType
 from feast_recsys.exporters.export import export_model
-from feast_recsys.features.repo import Repo
+from feast_recsys.features.repo import Repo, open_repo
 from feast_recsys.features.settings import Settings
 from feast_recsys.features.training import point_in_time
 from feast_recsys.models.data.queries import Queries
@@ -34,6 +39,10 @@ QUICK: dict[str, dict[str, Any]] = {
     "popularity": {},
 }
 RATED = "deep_autoencoder"
+
+# One of them writes its embeddings of products and customers to Feast.
+EMBEDDING = "mult_dae"
+EMBEDDED = {"vectors": "product_code:code", "user_vectors": "customer_code:code"}
 
 
 @dataclass(frozen=True)
@@ -77,9 +86,25 @@ def build_families(folder: Path) -> Families:
     document["interactions"] |= {"label": "stars", "positive_from": 3.0}
     document["serving"] = {"address": "127.0.0.1:0", "store_timeout_ms": 5000}
     document["recommenders"] = {family: _recommender(family) for family in QUICK}
-    repo = replace(shop.repo, settings=Settings.model_validate(document))
+    shop.repo.store.apply([_code_view(shop.repo, folder, entity) for entity in ("product", "customer")])
+    repo = replace(open_repo(shop.repo.path), settings=Settings.model_validate(document))
     data = {family == RATED: load_data(repo, family) for family in ("popularity", RATED)}
     return Families(replace(shop, repo=repo), data)
+
+
+def _code_view(repo: Repo, folder: Path, entity: str) -> FeatureView:
+    """A view for the embeddings of an entity, whose source has no rows yet."""
+    name, key = f"{entity}_code", repo.store.get_entity(entity).join_key
+    (folder / name).mkdir()
+    schema = pa.schema({key: pa.int64(), "code": pa.list_(pa.float32()), TIMESTAMP: pa.timestamp("us", "UTC")}.items())
+    pq.write_table(schema.empty_table(), folder / name / "schema.parquet")
+    return FeatureView(
+        name=name,
+        entities=[repo.store.get_entity(entity)],
+        ttl=timedelta(0),
+        schema=[Field(name="code", dtype=Array(Float32))],
+        source=FileSource(name=name, path=str(folder / name), timestamp_field=TIMESTAMP),
+    )
 
 
 def _recommender(family: str) -> dict[str, Any]:
@@ -90,6 +115,7 @@ def _recommender(family: str) -> dict[str, Any]:
     return {
         "retrieval": {
             "family": family, "item": "shop_item", "history": history, "hyperparameters": QUICK[family], **query,
+            **(EMBEDDED if family == EMBEDDING else {}),
         },
         "ranking": None, "seen": [history], "candidates": 20, "title": "product_profile:name",
     }  # fmt: skip

@@ -54,7 +54,8 @@ class Retrieval(_Section):
     vectors: Reference | None = None
     """Feature that `materialize` writes the item vectors to; None keeps them in the bundle only."""
     user_vectors: Reference | None = None
-    """Feature that `materialize` writes the query vector of every user to, for other models to use; None for none."""
+    """Feature that `materialize` writes the query vector of every user to, for other models to use; None for none. Of
+    an autoencoder it begins with its last layer before the scores: with one hidden layer, the code of the user."""
     family: RetrievalFamily = "two_tower"
     """What `feast-recsys train` trains: `two_tower` from the features of both sides; `content` and `audio`, which put
     new items where their content says; `mult_dae`, `mult_vae` and `deep_autoencoder`, `als`, `bpr`, `ease`, `item_knn`

@@ -38,7 +38,7 @@ class Ftrl(Optimizer):
         super().__init__(params, {"alpha": alpha, "beta": beta, "l1": l1, "l2": l2})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # never a loss back
         """One update of every weight that has a gradient."""
         if closure is not None:
             raise ValueError("Ftrl takes no closure")
