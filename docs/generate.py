@@ -150,7 +150,8 @@ def _table(section: type[BaseModel]) -> str:
     rows = ["| setting | type | default | meaning |", "|---|---|---|---|"]
     for name, field in section.model_fields.items():
         default = "required" if field.is_required() else _default(field.get_default(call_default_factory=True))
-        rows.append(f"| `{name}` | {_type(field.annotation)} | {default} | {' '.join((field.description or '').split())} |")
+        meaning = " ".join((field.description or "").split())  # a row is one line
+        rows.append(f"| `{name}` | {_type(field.annotation)} | {default} | {meaning} |")
     return "\n".join(rows)
 
 
