@@ -17,7 +17,7 @@ from feast_recsys.bundle.index.by_metric import by_metric, search_vectors, under
 from feast_recsys.bundle.index.contract import Case, share_found, violation
 from feast_recsys.bundle.index.exact import ExactIndex
 from feast_recsys.bundle.index.kinds import build_index, open_index
-from feast_recsys.bundle.index.reduction import METRICS, items_for, score_all, width_of
+from feast_recsys.bundle.index.reduction import METRICS, centre_for, items_for, score_all, width_of
 from feast_recsys.bundle.index.spec import spec_of
 from feast_recsys.bundle.index.vectors import mean_direction, query_like
 
@@ -41,8 +41,8 @@ def one_thread():
 
 def built(spec, folder, vectors, metric):
     made = search_vectors(vectors, metric)
-    build_index(spec, made, folder)
-    return by_metric(open_index(spec, folder, made), vectors, metric)
+    build_index(spec, made.vectors, folder)
+    return by_metric(open_index(spec, folder, made.vectors), vectors, metric, made.centre)
 
 
 def by_definition(queries, vectors, metric):
@@ -145,11 +145,38 @@ def test_a_distance_keeps_its_digits_far_from_zero():
     assert dict(zip(rows[0].tolist(), scores[0].tolist(), strict=True)) == {0: -0.0625, 1: -0.0625, 2: -1.0625}
 
 
+@each_kind
+@pytest.mark.parametrize("away", [10, 1e3, 1e5])
+def test_the_nearest_are_found_far_from_zero(spec, away, tmp_path):
+    """Single precision has seven digits: at 1e5 they say a place to 1 / 128, and nothing of its square."""
+    random = np.random.default_rng(0)
+    vectors = random.standard_normal((2_000, 16)).astype(np.float32) + np.float32(away)
+    queries = random.standard_normal((20, 16)).astype(np.float32) + np.float32(away)
+    rows, scores = built(spec, tmp_path, vectors, "l2").search(queries, 20)
+    exact = by_definition(queries, vectors, "l2")
+    np.testing.assert_allclose(scores, -np.sort(-exact, axis=1)[:, :20], rtol=1e-5)
+    np.testing.assert_allclose(scores, np.take_along_axis(exact, rows, axis=1), rtol=1e-5)
+    np.testing.assert_allclose(score_all(queries, vectors, "l2"), exact, rtol=1e-3)
+
+
+def test_a_centre_stays_while_it_is_among_the_items():
+    random = np.random.default_rng(0)
+    vectors = random.standard_normal((500, 8)).astype(np.float32) + 5
+    centre = centre_for(vectors, "l2")
+    np.testing.assert_allclose(centre, vectors.mean(axis=0), rtol=1e-6)
+    assert centre_for(vectors + 0.5, "l2", centre) is centre  # a spread is the root of 8
+    np.testing.assert_allclose(centre_for(vectors + 2, "l2", centre), centre + 2, rtol=1e-6)
+    np.testing.assert_allclose(centre_for(vectors[:, :4], "l2", centre), centre[:4], rtol=1e-6)
+    for metric in ("cosine", "inner_product"):
+        assert centre_for(vectors, metric, centre) is None
+    assert centre_for(vectors[:0], "l2") is None
+
+
 def test_an_item_whose_square_is_no_number_is_refused_by_its_row():
     vectors = np.array([[1, 2], [1e20, 0]], np.float32)
     with pytest.raises(ValueError, match="row 1 is too long for metric l2"):
         search_vectors(vectors, "l2")
-    assert search_vectors(vectors, "inner_product") is vectors
+    assert search_vectors(vectors, "inner_product").vectors is vectors
 
 
 def test_by_inner_product_there_is_nothing_in_between():

@@ -33,6 +33,7 @@ class RecommenderEntry:
         index: What searches the vectors; None in bundles from before there was a choice: exact search.
         searched: File of the vectors in the form that the index searches, see `index.reduction`; None where they are
             searched as they are, by inner product.
+        centre: File of the centre of that form; None where it has none.
     """
 
     retrieval: str
@@ -43,6 +44,7 @@ class RecommenderEntry:
     sources: Mapping[str, SourceEntry] = field(default_factory=dict)
     index: IndexEntry | None = None
     searched: str | None = None
+    centre: str | None = None
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> RecommenderEntry:

@@ -29,7 +29,7 @@ from feast_recsys.bundle.index.reduction import INNER_PRODUCT, width_of
 from feast_recsys.bundle.index.remote import open_embedded, open_remote
 from feast_recsys.bundle.index.segments import BASE_FILE, Segments, open_base_rows
 from feast_recsys.bundle.index.spec import ENGINES
-from feast_recsys.bundle.index.vectors import open_vectors
+from feast_recsys.bundle.index.vectors import open_centre, open_vectors
 from feast_recsys.bundle.index.waiting import WaitingIndex, open_waiting
 from feast_recsys.bundle.item_columns import open_item_columns
 from feast_recsys.bundle.listing import open_listing, open_rows
@@ -272,7 +272,8 @@ def _open(folder: Path, entry: RecommenderEntry, snapshot: Snapshot, execution: 
         f"{entry.vectors} has width {width}, {entry.retrieval} says {retrieval.dimension}",
     )
     index = _open_index(folder, entry, _searched(folder, entry, retrieval, vectors), snapshot)
-    index = by_metric(index, vectors, retrieval.metric)
+    centre = open_centre(folder / entry.centre, width) if entry.centre is not None else None
+    index = by_metric(index, vectors, retrieval.metric, centre)
     query = graphs[Role.QUERY_ENCODER.value]
     if entry.ranking is None:
         return LoadedRecommender(retrieval, query, index, None, None)

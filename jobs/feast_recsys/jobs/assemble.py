@@ -12,9 +12,9 @@ from types import MappingProxyType
 from typing import Any
 
 from feast_recsys.bundle.errors import JobFailed
-from feast_recsys.bundle.index.by_metric import search_vectors
+from feast_recsys.bundle.index.by_metric import Searched, search_vectors
 from feast_recsys.bundle.index.entry import IndexEntry
-from feast_recsys.bundle.index.reduction import INNER_PRODUCT
+from feast_recsys.bundle.index.reduction import INNER_PRODUCT, Centre
 from feast_recsys.bundle.index.vectors import save_vectors
 from feast_recsys.bundle.manifest import RecommenderEntry, inventory
 from feast_recsys.bundle.signature import Role, Stage
@@ -47,7 +47,7 @@ def write_files(
     catalogue: Catalogue,
     vectors: Mapping[str, Vectors],
     indexes: Mapping[str, IndexEntry] = MappingProxyType({}),
-    searched: Mapping[str, Vectors] | None = None,
+    searched: Mapping[str, Searched] | None = None,
 ) -> dict[str, RecommenderEntry]:
     """Fills a staging folder with all but the item columns and the manifest.
 
@@ -74,6 +74,7 @@ def write_files(
         path = f"{VECTORS}/{recommender}.npy"
         save_vectors(staged / path, matrix)
         retrieval, ranking = models[recommender, Stage.RETRIEVAL], models.get((recommender, Stage.RANKING))
+        form, centre = _save_searched(staged, recommender, searched[recommender])
         entries[recommender] = RecommenderEntry(
             f"{MODELS}/{retrieval.name}",
             path,
@@ -81,17 +82,21 @@ def write_files(
             f"{MODELS}/{ranking.name}" if ranking is not None else None,
             f"{ITEM_COLUMNS}/{ranking.name}" if ranking is not None and ranking.item_part is not None else None,
             index=indexes.get(recommender),
-            searched=_save_searched(staged, recommender, retrieval, searched[recommender]),
+            searched=form,
+            centre=centre,
         )
     return entries
 
 
-def searched_by(models: Models, vectors: Mapping[str, Vectors]) -> dict[str, Vectors]:
+def searched_by(
+    models: Models, vectors: Mapping[str, Vectors], centres: Mapping[str, Centre] | None = None
+) -> dict[str, Searched]:
     """Item vectors as indexes take them, by the metric of each model.
 
     Args:
         models: Exported models by recommender and stage.
         vectors: [n, d] the models' own, by recommender or joint name.
+        centres: Those of the last bundle, by the same names.
 
     Raises:
         JobFailed: a vector is too long for the metric.
@@ -100,7 +105,7 @@ def searched_by(models: Models, vectors: Mapping[str, Vectors]) -> dict[str, Vec
     for name, matrix in vectors.items():
         signature = models[name, Stage.RETRIEVAL].signature
         try:
-            made[name] = search_vectors(matrix, signature.metric)
+            made[name] = search_vectors(matrix, signature.metric, (centres or {}).get(name))
         except ValueError as error:
             raise JobFailed(
                 f"item vectors of {signature.name!r}: {error}; let the model give smaller numbers", field="metric"
@@ -108,13 +113,17 @@ def searched_by(models: Models, vectors: Mapping[str, Vectors]) -> dict[str, Vec
     return made
 
 
-def _save_searched(staged: Path, name: str, model: ExportedModel, vectors: Vectors) -> str | None:
-    """Writes what is searched if that is not the model's own vectors; its path inside the bundle."""
-    if model.signature.metric == INNER_PRODUCT:
-        return None
-    path = f"{VECTORS}/{name}.{model.signature.metric}.npy"
-    save_vectors(staged / path, vectors)
-    return path
+def _save_searched(staged: Path, name: str, searched: Searched) -> tuple[str | None, str | None]:
+    """Writes what is searched if that is not the model's own vectors, and its centre; their paths inside the bundle."""
+    if searched.metric == INNER_PRODUCT:
+        return None, None
+    path = f"{VECTORS}/{name}.{searched.metric}.npy"
+    save_vectors(staged / path, searched.vectors)
+    if searched.centre is None:
+        return path, None
+    centre = f"{VECTORS}/{name}.{searched.metric}.centre.npy"
+    save_vectors(staged / centre, searched.centre[None])
+    return path, centre
 
 
 def facts(

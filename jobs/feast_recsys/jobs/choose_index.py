@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from feast_recsys.bundle.errors import RecsysError
+from feast_recsys.bundle.index.by_metric import Searched
 from feast_recsys.bundle.index.entry import EXACT, IndexEntry
 from feast_recsys.bundle.index.kinds import candidates, measure_switching, open_index
 from feast_recsys.bundle.index.protocol import Vectors
@@ -43,7 +44,7 @@ Progress = Callable[[int, int], None] | None
 def choose_indexes(
     repo: Repo,
     models: Mapping[tuple[str, Stage], ExportedModel],
-    vectors: Mapping[str, Vectors],
+    searched: Mapping[str, Searched],
     staged: Path,
     journal: Journal,
     *,
@@ -56,8 +57,7 @@ def choose_indexes(
     Args:
         repo: The repository.
         models: Exported models by recommender and stage; those of sources of candidates by their joint names.
-        vectors: [n, d] item vectors as indexes take them, by recommender or joint name. A source's model gets what its
-            recommender's wish is.
+        searched: Item vectors by recommender or joint name. A source's model gets what its recommender's wish is.
         staged: The bundle that is being written; files go below its `index` folder.
         journal: Where steps and notes go.
         mode: `incremental` keeps the last bundle's choice as long as it still reaches the recall; `full` measures
@@ -66,29 +66,36 @@ def choose_indexes(
         carried: Indexes that are there already; nothing is chosen for these.
 
     Returns:
-        What the manifest says of the indexes, by the names of `vectors`.
+        What the manifest says of the indexes, by the names of `searched`.
 
     Raises:
         InvalidSettings: a library is missing; names the extra to install.
     """
     before = _last_choices(repo)
     entries = dict(carried or {})
-    for name, matrix in vectors.items():
+    for name, made_of in searched.items():
         if name in entries:
             continue
+        matrix = made_of.vectors
         settings = repo.settings.recommenders[recommender_of(name)].retrieval.index
         if needs_nothing(settings, len(matrix)):
             entries[name] = exact_entry(settings, len(matrix), f"fewer than {SMALL:,} items")
             continue
         with journal.step(f"choose index of {name}") as outcome:
             made = Choosing(settings, matrix, staged / INDEXES / name, f"{INDEXES}/{name}", journal.progress)
-            ask = partial(sample_queries, repo, models[name, Stage.RETRIEVAL], settings.sample, as_of)
+            ask = partial(queries_of, repo, models[name, Stage.RETRIEVAL], made_of, settings.sample, as_of)
             entry = entries[name] = made.choose(ask, before.get(name), again=mode == "full")
             outcome.text = describe(entry)
             outcome.counts |= {"measured": len(entry.curve), "queries": entry.queries}
         if warning := shortfall(entry):
             journal.notes.append(f"index of {name}: {warning}")
     return entries
+
+
+def queries_of(repo: Repo, model: ExportedModel, searched: Searched, count: int, as_of: datetime) -> Queries:
+    """A sample of real queries as an index takes them; see `sample_queries`."""
+    queries = sample_queries(repo, model, count, as_of)
+    return replace(queries, vectors=searched.queries(queries.vectors))
 
 
 def needs_nothing(settings: MeasuredIndex | FixedIndex, n: int) -> bool:

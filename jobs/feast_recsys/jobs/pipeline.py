@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from feast_recsys.bundle.errors import InvalidArgument, InvalidRepository
+from feast_recsys.bundle.index.by_metric import Searched
 from feast_recsys.bundle.index.entry import IndexEntry
 from feast_recsys.bundle.manifest import Manifest, inventory
 from feast_recsys.bundle.progress import Reporter, Silent
@@ -210,8 +211,8 @@ class _Job:
         bundle_id = next_id(root, now, made_of)
         staged = stage(root)
         self._write_item_columns(staged, models, catalogue, key, previous)
-        searched = searched_by(models, vectors)
-        carried = self._carry_indexes(catalogue, models, vectors, previous, staged)
+        searched = searched_by(models, vectors, previous.centres if previous is not None else None)
+        carried = self._carry_indexes(catalogue, vectors, searched, previous, staged)
         if engines_of(self.repo):
             write_catalogue(staged, catalogue)
             filling = Filling(self.repo, models, staged, bundle_id, self.as_of, self.journal)
@@ -257,8 +258,8 @@ class _Job:
     def _carry_indexes(
         self,
         catalogue: Catalogue,
-        models: Models,
         vectors: Mapping[str, Vectors],
+        searched: Mapping[str, Searched],
         previous: Previous | None,
         staged: Path,
     ) -> dict[str, IndexEntry]:
@@ -266,10 +267,8 @@ class _Job:
         if previous is None or all(entry.folder is None for entry in previous.indexes):
             return {}
         with self.journal.step("carry indexes on") as outcome:
-            # The same vectors by another metric are another index.
-            same = {
-                n: m for n, m in vectors.items() if previous.metric(n) == models[n, Stage.RETRIEVAL].signature.metric
-            }
+            # The same vectors by another metric, or from another centre, are another index.
+            same = {name: matrix for name, matrix in vectors.items() if previous.alike(name, searched[name])}
             carried = carry_indexes(self.repo, root, previous, catalogue.ids, same, staged, INDEXES)
             outcome.text = ", ".join(carried) or "too much has changed"
             outcome.counts["carried"] = len(carried)

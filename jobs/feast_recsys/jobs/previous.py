@@ -11,9 +11,10 @@ import numpy as np
 
 from feast_recsys.bundle.columns import Array, Column, DType
 from feast_recsys.bundle.errors import CorruptArtifact, InvalidSignature
+from feast_recsys.bundle.index.by_metric import Searched
 from feast_recsys.bundle.index.entry import IndexEntry
-from feast_recsys.bundle.index.reduction import Metric
-from feast_recsys.bundle.index.vectors import open_vectors
+from feast_recsys.bundle.index.reduction import Centre
+from feast_recsys.bundle.index.vectors import open_centre, open_vectors
 from feast_recsys.bundle.signature import Input, Role
 from feast_recsys.bundle.snapshot import UNKNOWN_ROW, Snapshot
 from feast_recsys.bundle.store import Bundle, LoadedRecommender, current, open_bundle
@@ -37,10 +38,12 @@ class Previous:
         bundle: The bundle.
         vectors: By recommender, and by joint name for models of its sources, [n, d] as the model gives them, row by row
             as in its snapshot; memory-mapped.
+        centres: From which their places are taken, by the same names; see `index.reduction`.
     """
 
     bundle: Bundle
     vectors: Mapping[str, Vectors]
+    centres: Mapping[str, Centre]
 
     def loaded(self, name: str) -> LoadedRecommender | None:
         """What it holds by a recommender's name, or by the joint name of a model of a source; None if nothing."""
@@ -52,10 +55,13 @@ class Previous:
                     return loaded.model
         return recommenders.get(name)
 
-    def metric(self, name: str) -> Metric | None:
-        """The metric of the retrieval model that it holds by a name; None if it holds none."""
+    def alike(self, name: str, searched: Searched) -> bool:
+        """Whether what it holds by a name has the same metric and centre."""
         loaded = self.loaded(name)
-        return loaded.retrieval.metric if loaded is not None else None
+        if loaded is None or loaded.retrieval.metric != searched.metric:
+            return False
+        before, now = self.centres[name], searched.centre
+        return before is now if before is None or now is None else np.array_equal(before, now)
 
     @property
     def indexes(self) -> list[IndexEntry]:
@@ -118,10 +124,13 @@ def open_previous(root: Path) -> tuple[Previous | None, str]:
         return None, ""
     try:
         bundle = open_bundle(root / name)
-        vectors = {
-            key: open_vectors(root / name / entry.vectors) for key, entry in entries_by_name(bundle.manifest).items()
+        entries = entries_by_name(bundle.manifest)
+        vectors = {key: open_vectors(root / name / entry.vectors) for key, entry in entries.items()}
+        centres = {
+            key: open_centre(root / name / entry.centre, vectors[key].shape[1]) if entry.centre is not None else None
+            for key, entry in entries.items()
         }
-        return Previous(bundle, vectors), ""
+        return Previous(bundle, vectors, centres), ""
     except (CorruptArtifact, InvalidSignature) as error:
         return None, f"the current bundle can't be used again: {error.message}"
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from feast_recsys.bundle.columns import Array
 from feast_recsys.bundle.errors import RecsysError
-from feast_recsys.bundle.index.reduction import queries_for
 from feast_recsys.bundle.signature import Role
 from feast_recsys.features.entity_ids import user_ids
 from feast_recsys.features.interactions import interacting_users
@@ -32,7 +31,7 @@ class Queries:
     """Query vectors of users.
 
     Attributes:
-        vectors: [q, d] float32, no two of the model's own alike; as its index takes them, see `index.reduction`.
+        vectors: [q, d] float32, the model's own, no two alike.
         asked: Whose queries these are, in a few words; why there are so few, if there are fewer than `FEWEST`.
     """
 
@@ -67,8 +66,7 @@ def sample_queries(
     Returns:
         At most `count` queries; fewer if there are not so many users, and none if they can't be read.
     """
-    metric = model.signature.metric
-    nothing = queries_for(np.empty((0, model.signature.dimension), np.float32), metric)
+    nothing = np.empty((0, model.signature.dimension), np.float32)
     try:
         users, where = _users(repo, model, as_of)
         chosen = stable_sample(users, int(count * _SPARE))
@@ -77,7 +75,7 @@ def sample_queries(
         return Queries(nothing, f"no queries could be made: {error.message}")
     # By their place, so that the sample stays the same however many are wanted of it.
     different = np.sort(np.unique(vectors[known], axis=0, return_index=True)[1])[:count]
-    found = np.ascontiguousarray(queries_for(vectors[known][different], metric))
+    found = np.ascontiguousarray(vectors[known][different])
     if len(found) < FEWEST:
         text = f"{len(users):,} users in {where}, {int(known.sum()):,} of {len(chosen):,} known online with "
         return Queries(found, f"{text}{len(found)} different queries; {FEWEST} are needed")

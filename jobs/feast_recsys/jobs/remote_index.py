@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from feast_recsys.bundle.index.by_metric import Searched
 from feast_recsys.bundle.index.engine import Engine
 from feast_recsys.bundle.index.entry import IndexEntry, Remote
 from feast_recsys.bundle.index.protocol import Index, Vectors
@@ -22,10 +23,9 @@ from feast_recsys.bundle.snapshot import Snapshot
 from feast_recsys.features.index_settings import EngineIndex
 from feast_recsys.features.repo import Repo
 from feast_recsys.jobs.assemble import Models
-from feast_recsys.jobs.choose_index import INDEXES, describe, exact_entry, shortfall
+from feast_recsys.jobs.choose_index import INDEXES, describe, exact_entry, queries_of, shortfall
 from feast_recsys.jobs.index_trials import measure, time_exact
 from feast_recsys.jobs.ledger import Held, Ledger, alias_of, collection_of
-from feast_recsys.jobs.queries import sample_queries
 from feast_recsys.jobs.recall import exact_answers
 from feast_recsys.jobs.report import Journal
 from feast_recsys.jobs.sources import recommender_of
@@ -80,13 +80,12 @@ class Filling:
     as_of: datetime
     journal: Journal
 
-    def run(self, snapshot: Snapshot, vectors: Mapping[str, Vectors]) -> dict[str, IndexEntry]:
+    def run(self, snapshot: Snapshot, searched: Mapping[str, Searched]) -> dict[str, IndexEntry]:
         """Fills and measures the engines of the recommenders, and of models of their sources; a step for each.
 
         Args:
             snapshot: The catalogue of the bundle, whose columns go with the vectors.
-            vectors: [n, d] item vectors as indexes take them, by recommender or joint name; those without an engine are
-                passed over.
+            searched: Item vectors by recommender or joint name; those without an engine are passed over.
 
         Returns:
             What the manifest says of the indexes that were filled.
@@ -97,19 +96,19 @@ class Filling:
             JobFailed: a collection has not as many items as the catalogue.
         """
         engines, entries = engines_of(self.repo), {}
-        for name, matrix in vectors.items():
+        for name, made_of in searched.items():
             settings = engines.get(recommender_of(name))
             if settings is not None:
                 with self.journal.step(f"fill {settings.kind} for {name}") as outcome:
-                    entry = entries[name] = self._entry(name, settings, snapshot, matrix)
+                    entry = entries[name] = self._entry(name, settings, snapshot, made_of)
                     outcome.text = describe(entry)
-                    outcome.counts |= {"items": len(matrix), "queries": entry.queries}
+                    outcome.counts |= {"items": len(made_of.vectors), "queries": entry.queries}
                 if warning := shortfall(entry):
                     self.journal.notes.append(f"index of {name}: {warning}")
         return entries
 
-    def _entry(self, name: str, settings: EngineIndex, snapshot: Snapshot, vectors: Vectors) -> IndexEntry:
-        start = time.monotonic()
+    def _entry(self, name: str, settings: EngineIndex, snapshot: Snapshot, searched: Searched) -> IndexEntry:
+        start, vectors = time.monotonic(), searched.vectors
         entry = replace(exact_entry(settings, len(vectors), ""), spec=settings.spec())
         if settings.address is None:
             entry = replace(entry, folder=f"{INDEXES}/{name}")
@@ -118,7 +117,7 @@ class Filling:
             collection = collection_of(self.repo.store.project, name, self.bundle_id)
             entry = replace(entry, remote=Remote(settings.address, collection, settings.timeout_seconds))
             index = self._upload(name, entry, snapshot, vectors)
-        return self._measured(name, settings, entry, index, vectors, time.monotonic() - start)
+        return self._measured(name, settings, entry, index, searched, time.monotonic() - start)
 
     def _embed(self, entry: IndexEntry, snapshot: Snapshot, vectors: Vectors) -> Index:
         folder = self.staged / str(entry.folder)
@@ -137,10 +136,11 @@ class Filling:
         return open_remote(entry.spec, remote, vectors, snapshot)
 
     def _measured(
-        self, name: str, settings: EngineIndex, entry: IndexEntry, index: Index, vectors: Vectors, seconds: float
+        self, name: str, settings: EngineIndex, entry: IndexEntry, index: Index, searched: Searched, seconds: float
     ) -> IndexEntry:
         """With recall and time, if anybody can be asked."""
-        queries = sample_queries(self.repo, self.models[name, Stage.RETRIEVAL], settings.sample, self.as_of)
+        model, vectors = self.models[name, Stage.RETRIEVAL], searched.vectors
+        queries = queries_of(self.repo, model, searched, settings.sample, self.as_of)
         entry = replace(entry, queries=len(queries.vectors), asked=queries.asked)
         if not len(queries.vectors):
             return entry

@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from feast_recsys.bundle.index.allowed import Allowed, all_but
-from feast_recsys.bundle.index.by_metric import by_metric
+from feast_recsys.bundle.index.by_metric import by_metric, search_vectors
 from feast_recsys.bundle.index.exact import ExactIndex
 from feast_recsys.bundle.index.protocol import Index, Rows, Vectors
-from feast_recsys.bundle.index.reduction import INNER_PRODUCT, METRICS, Metric, items_for
+from feast_recsys.bundle.index.reduction import INNER_PRODUCT, METRICS, Metric
 
 # Rounding of an inner product, as a share of both lengths: sums in another order differ by less.
 _ROUNDING = 1e-5
@@ -74,7 +74,8 @@ def check(
     """
     for vectors, cases in _catalogues(items, dimension, seed):
         metric = cases[0].metric
-        index = by_metric(build(items_for(vectors, metric)), vectors, metric)
+        made = search_vectors(vectors, metric)
+        index = by_metric(build(made.vectors), vectors, metric, made.centre)
         _check_items(index, vectors)
         for case in cases:
             _check_case(index, case, recall)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from feast_recsys.bundle.errors import CorruptArtifact
 from feast_recsys.bundle.index.protocol import Vectors
@@ -73,3 +74,15 @@ def open_vectors(path: Path) -> Vectors:
     if vectors.ndim != 2 or vectors.dtype != np.float32:
         raise CorruptArtifact(f"{path} holds {vectors.shape} {vectors.dtype}, not [n, d] float32")
     return np.asarray(vectors)
+
+
+def open_centre(path: Path, dimension: int) -> npt.NDArray[np.float32]:
+    """Reads the centre of item vectors of that width, see `reduction.centre_for`; it was written as one vector.
+
+    Raises:
+        CorruptArtifact: the file is missing or no [1, dimension] float32 array.
+    """
+    centre = open_vectors(path)
+    if centre.shape != (1, dimension):
+        raise CorruptArtifact(f"{path} holds {centre.shape}, not the centre of vectors of width {dimension}")
+    return np.array(centre[0])

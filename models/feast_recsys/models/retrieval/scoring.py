@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from feast_recsys.bundle.index.reduction import INNER_PRODUCT, Metric, items_for, queries_for, scores_for
+from feast_recsys.bundle.index.reduction import INNER_PRODUCT, Metric, centre_for, items_for, queries_for, scores_for
 from feast_recsys.bundle.signature import Role
 from feast_recsys.models.data.events import Ints
 from feast_recsys.models.data.queries import Queries
@@ -60,13 +60,14 @@ def score_catalogue(
     catalogue = np.arange(data.items)
     for day in np.unique(days).tolist():
         vectors = item_encoder(**tensors.items(day * data.items + catalogue)).numpy()
-        vectors = torch.from_numpy(items_for(vectors, metric))
+        centre = centre_for(vectors, metric)
+        vectors = torch.from_numpy(items_for(vectors, metric, centre))
         of_day = np.flatnonzero(days == day)
         for start in range(0, len(of_day), BLOCK):
             rows = of_day[start : start + BLOCK]
             asked = query_encoder(**tensors.users(states[rows])).numpy()
-            products = (torch.from_numpy(queries_for(asked, metric)) @ vectors.T).numpy()
-            scores = scores_for(products, asked, metric)
+            products = (torch.from_numpy(queries_for(asked, metric, centre)) @ vectors.T).numpy()
+            scores = scores_for(products, asked, metric, centre)
             scores[seen_mask(data, queries, rows)] = -np.inf
             yield rows, scores
 
