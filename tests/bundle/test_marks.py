@@ -20,3 +20,13 @@ def test_what_is_left_is_neither_excluded_nor_missing(rows, missing, excluded):
     for _ in range(2):
         left = marks.left(found, gone, N)
         np.testing.assert_array_equal(left, ~np.isin(found, gone) & (found >= 0))
+
+
+@given(seed=st.integers(0, 99), few=st.sampled_from([1, 50]), many=st.sampled_from([60, 5_000]))
+def test_rows_of_large_catalogues_are_told_apart(seed, few, many):
+    """Among many exclusions some look like a row that is not excluded: their last digits are the same."""
+    random, n = np.random.default_rng(seed), 1_000_000
+    found = random.choice(n, few, replace=False)
+    alike = (found[:, None] + (1 << np.arange(14, 19))).ravel() % n
+    gone = np.concatenate([alike, found[::3], random.integers(0, n, many)])
+    np.testing.assert_array_equal(Marks().left(found, gone, n), ~np.isin(found, gone))

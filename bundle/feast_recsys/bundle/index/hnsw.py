@@ -38,7 +38,7 @@ class HnswIndex(OverfetchingIndex):
 
     searcher: Any
 
-    def nearest(self, query: npt.NDArray[np.float32], depth: int, effort: int) -> Rows:
+    def nearest(self, query: npt.NDArray[np.float32], depth: int, effort: int) -> tuple[Rows, None]:
         """See OverfetchingIndex.nearest."""
         library = faiss()
         wide = np.zeros(self.searcher.d, np.float32)
@@ -47,7 +47,7 @@ class HnswIndex(OverfetchingIndex):
         pointer, parameters = library.swig_ptr, library.SearchParametersHNSW()
         parameters.efSearch = max(effort, depth)
         self.searcher.search_c(1, pointer(wide), depth, pointer(distances), pointer(rows), parameters)
-        return rows if rows[-1] >= 0 else rows[rows >= 0]
+        return rows if rows[-1] >= 0 else rows[rows >= 0], None
 
     @property
     def effort(self) -> int:

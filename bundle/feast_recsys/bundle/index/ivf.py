@@ -30,7 +30,7 @@ from feast_recsys.bundle.index.library import faiss
 from feast_recsys.bundle.index.marks import MARKS
 from feast_recsys.bundle.index.probing import Counts, Looked, Probing
 from feast_recsys.bundle.index.protocol import Rows, Vectors
-from feast_recsys.bundle.index.rescoring import FEWEST_CODES, rescored
+from feast_recsys.bundle.index.rescoring import FEWEST_CODES, in_order, rescored
 from feast_recsys.bundle.index.scratch import Room, Scratch
 from feast_recsys.bundle.index.spec import IndexSpec
 
@@ -257,7 +257,7 @@ class IvfIndex:
             return None, 0
         left = MARKS.left(room.rows, excluded, n)
         if self._exactly and np.count_nonzero(left[:m]) == m:
-            return self._ordered(room.rows[:m].copy(), self._products(room.scores[:m])), 0
+            return in_order(room.rows[:m].copy(), self._products(room.scores[:m])), 0
         there = int(np.count_nonzero(left[:more]))
         if there < m:
             # Who leaves out most of the very best is likely to have left out what comes next as well.
@@ -268,7 +268,7 @@ class IvfIndex:
         rows = room.rows[left]
         if not self._exactly:
             return rescored(self.vectors, query, rows, m), displaced
-        return self._ordered(rows[:m], self._products(room.scores[left][:m])), displaced
+        return in_order(rows[:m], self._products(room.scores[left][:m])), displaced
 
     def _displaced(self, query: Query, worst: np.float32, excluded: Rows) -> int:
         """About how many of what was left out are better than the worst that was found.
@@ -289,7 +289,7 @@ class IvfIndex:
         # Seldom are any alike, and the bytes say so in half the time that `any` takes.
         np.equal(room.upper, room.lower, out=room.alike)
         if 1 in room.alike.tobytes():
-            return self._ordered(rows, scores)
+            return in_order(rows, scores)
         return rows.copy(), scores
 
     def _products(self, scores: Vectors) -> Vectors:
@@ -300,14 +300,6 @@ class IvfIndex:
     def _exactly(self) -> bool:
         """Whether FAISS compares vectors, not codes."""
         return self.spec.kind == "ivf_flat"
-
-    @staticmethod
-    def _ordered(rows: Rows, scores: Vectors) -> Found:
-        """The lower row first among equals."""
-        if not np.count_nonzero(scores[1:] == scores[:-1]):
-            return rows, scores
-        order = np.lexsort((rows, -scores))
-        return rows[order], scores[order]
 
     def _passing(self, allow: Allowed) -> Counts | None:
         """[lists] about how many items of each list pass the filter, whatever the request excludes; None for all."""

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from feast_recsys.bundle.index.allowed import Allowed, Without
-from feast_recsys.bundle.index.exact import GATHER_SHARE, ExactIndex
+from feast_recsys.bundle.index.exact import ExactIndex
 from feast_recsys.bundle.index.marks import MARKS
 from feast_recsys.bundle.index.protocol import Rows, Vectors
-from feast_recsys.bundle.index.rescoring import rescored
+from feast_recsys.bundle.index.rescoring import in_order, rescored
 from feast_recsys.bundle.index.spec import IndexSpec
 from feast_recsys.bundle.index.switching import Switching
 
@@ -45,8 +45,11 @@ class OverfetchingIndex(ABC):
     switching: Switching
 
     @abstractmethod
-    def nearest(self, query: npt.NDArray[np.float32], depth: int, effort: int) -> Rows:
-        """At most `depth` different rows for one query [d], those that seem best."""
+    def nearest(self, query: npt.NDArray[np.float32], depth: int, effort: int) -> tuple[Rows, Vectors | None]:
+        """At most `depth` different rows for one query [d], those that seem best.
+
+        With their exact scores, descending, where the library has compared vectors; None where it has not.
+        """
 
     @property
     @abstractmethod
@@ -77,6 +80,9 @@ class OverfetchingIndex(ABC):
     def search(self, queries: Vectors, k: int, allow: Allowed | None = None) -> tuple[Rows, Vectors]:
         """See Index.search."""
         m = min(k, len(self)) if allow is None else allow.up_to(min(k, len(self)))
+        if len(queries) == 1 and m:
+            only = self._one(queries[0], m, allow)
+            return only[0][None], only[1][None]
         found, scores = np.empty((len(queries), m), np.int64), np.empty((len(queries), m), np.float32)
         if m:
             for n, query in enumerate(queries):
@@ -89,16 +95,21 @@ class OverfetchingIndex(ABC):
             effort = self._affordable(depth, allow, last=last)
             if effort is None:
                 break
-            rows = self.nearest(query, depth, effort)
-            passing = rows if allow is None else rows[_may_come_back(rows, allow)]
+            rows, scores = self.nearest(query, depth, effort)
+            passing = rows
+            if allow is not None:
+                there = _may_come_back(rows, allow)
+                passing, scores = rows[there], None if scores is None else scores[there]
             rare = allow is not None and len(passing) < _RARE * len(rows) * allow.most / len(self)
             if len(passing) >= m and (last or not rare):
-                return rescored(self.vectors, query, passing, m)
+                if scores is None:
+                    return rescored(self.vectors, query, passing, m)
+                return in_order(passing[:m], scores[:m])
             if len(passing) < m:
                 depth = self._deeper(depth, m, len(passing), allow)
             last = last or rare
-        found, scores = ExactIndex(self.vectors).search(query[None], m, allow)
-        return found[0], scores[0]
+        found, exact = ExactIndex(self.vectors).search(query[None], m, allow)
+        return found[0], exact[0]
 
     def _depth(self, m: int, allow: Allowed) -> int:
         """How many items to ask for, if what passes lies anywhere."""
@@ -114,7 +125,9 @@ class OverfetchingIndex(ABC):
     def _affordable(self, depth: int, allow: Allowed | None, *, last: bool) -> int | None:
         """The effort for a depth; None if exact search takes no more."""
         plan, n = self.switching, len(self)
-        exact = plan.gathered_ns * min(n if allow is None else allow.most, GATHER_SHARE * n)
+        if allow is None and depth <= plan.depths[0]:
+            return self.effort  # what it was chosen for
+        exact = plan.exact_ns(n if allow is None else allow.most, n)
         usual = self.effort if depth <= plan.depths[0] else plan.effort(depth)
         effort = plan.tail(depth) if last else usual
         if effort is None or depth > n:

@@ -75,8 +75,8 @@ def measure(index: OverfetchingIndex, queries: Vectors, k: int, recall: float) -
         tails.append(tail)
         taken.append(found.taken)
         depth *= 2
-    gathered = exact / (GATHER_SHARE * n)
-    return Switching(tuple(depths), tuple(efforts), tuple(tails), gathered_ns=gathered, searched_ns=tuple(taken))
+    costs = {"gathered_ns": exact / (GATHER_SHARE * n), "scored_ns": exact / n}
+    return Switching(tuple(depths), tuple(efforts), tuple(tails), searched_ns=tuple(taken), **costs)
 
 
 def _more(effort: int, index: OverfetchingIndex) -> int:
@@ -87,7 +87,7 @@ def _try(index: OverfetchingIndex, queries: Vectors, due: Rows, depth: int, want
     found, times = np.empty((2, len(queries))), []
     for n, (query, mine) in enumerate(zip(queries, due, strict=True)):
         began = time.thread_time_ns()
-        rows = index.nearest(query, depth, effort)
+        rows, _ = index.nearest(query, depth, effort)
         times.append(time.thread_time_ns() - began)
         there = np.isin(mine[:depth], rows, assume_unique=True)
         found[:, n] = there.mean(), there[depth - wanted :].mean()

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from feast_recsys.bundle.index.exact import GATHER_SHARE
 from feast_recsys.bundle.index.protocol import Rows, Vectors
 from feast_recsys.bundle.index.switching import Switching
 
@@ -144,7 +143,7 @@ class Probing:
         return probes if taken < self._exact_ns(most) else None
 
     def _exact_ns(self, most: int) -> float:
-        return self.switching.gathered_ns * min(most, GATHER_SHARE * self.n)
+        return self.switching.exact_ns(most, self.n)
 
 
 def _largest(nearness: Vectors, probes: int) -> Rows:

@@ -1,4 +1,4 @@
-"""Exact scores for what an approximate search found."""
+"""Exact scores for what an approximate search found, and its order."""
 
 from __future__ import annotations
 
@@ -28,3 +28,11 @@ def rescored(vectors: Vectors, query: npt.NDArray[np.float32], rows: Rows, m: in
     scores = vectors.take(ordered, axis=0) @ query
     chosen = np.argsort(-scores, kind="stable")[:m]
     return ordered[chosen], np.asarray(scores[chosen], np.float32)
+
+
+def in_order(rows: Rows, scores: Vectors) -> tuple[Rows, Vectors]:
+    """Rows [m] whose scores [m] descend already, the lower row first among equals."""
+    if not np.count_nonzero(scores[1:] == scores[:-1]):
+        return rows, scores
+    order = np.lexsort((rows, -scores))
+    return rows[order], scores[order]

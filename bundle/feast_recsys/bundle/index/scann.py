@@ -37,11 +37,11 @@ class ScannIndex(OverfetchingIndex):
 
     searcher: Any
 
-    def nearest(self, query: npt.NDArray[np.float32], depth: int, effort: int) -> Rows:
-        """See OverfetchingIndex.nearest."""
+    def nearest(self, query: npt.NDArray[np.float32], depth: int, effort: int) -> tuple[Rows, Vectors]:
+        """See OverfetchingIndex.nearest. ScaNN itself compares what it found by the vectors."""
         wide = min(ceil(max(depth, FEWEST_CODES) * self.spec.search["widening"]), len(self))
-        rows, _ = self.searcher.search(query, depth, wide, effort)
-        return np.asarray(rows, np.int64)
+        rows, scores = self.searcher.search(query, depth, wide, effort)
+        return np.asarray(rows, np.int64), np.asarray(scores, np.float32)
 
     @property
     def effort(self) -> int:

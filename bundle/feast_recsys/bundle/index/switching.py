@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
+from feast_recsys.bundle.index.exact import GATHER_SHARE
+
 # How effort grows with depth where nothing was measured.
 _GROWTH = 0.75
 _TAIL = 2.0  # and how much more the last ones take
 
-_COSTS = ("scanned_ns", "compared_ns", "gathered_ns", "kept_ns", "fixed_ns")
+_COSTS = ("scanned_ns", "compared_ns", "gathered_ns", "scored_ns", "kept_ns", "fixed_ns")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Switching:
         scanned_ns: Nanoseconds for an item that the index looks at, if only to find that it must not come back.
         compared_ns: Nanoseconds for an item that may come back, in addition.
         gathered_ns: Nanoseconds for an item that exact search gathers and scores.
+        scored_ns: Nanoseconds for an item where exact search scores all of them.
         kept_ns: Nanoseconds for an item that exact search scores where all that pass lie in one place.
         fixed_ns: Nanoseconds of a filtered search of the index that looks at nothing.
         searched_ns: Parallel to `depths`: nanoseconds of a search with the effort of `efforts`, of indexes that know no
@@ -44,6 +47,7 @@ class Switching:
     scanned_ns: float = 1.0
     compared_ns: float = 5.0
     gathered_ns: float = 20.0
+    scored_ns: float = 7.0
     kept_ns: float = 10.0
     fixed_ns: float = 50_000.0
     searched_ns: tuple[float, ...] = ()
@@ -62,6 +66,10 @@ class Switching:
         """What a search takes, as much more as its effort is; None if it is deeper than any that were measured."""
         taken, usual = self._between(self.searched_ns, depth), self._between(self.efforts, depth)
         return None if taken is None or usual is None else taken * effort / usual
+
+    def exact_ns(self, most: int, n: int) -> float:
+        """What exact search takes for `most` of n items that may come back: it gathers few, and scores all for many."""
+        return self.gathered_ns * most if most < GATHER_SHARE * n else self.scored_ns * n
 
     def _between(self, values: Sequence[float], depth: float) -> float | None:
         at = bisect_left(self.depths, depth)
@@ -82,6 +90,7 @@ class Switching:
             "scanned_ns": round(self.scanned_ns, 3),
             "compared_ns": round(self.compared_ns, 3),
             "gathered_ns": round(self.gathered_ns, 3),
+            "scored_ns": round(self.scored_ns, 3),
             "kept_ns": round(self.kept_ns, 3),
             "fixed_ns": round(self.fixed_ns),
             "searched_ns": [round(taken) for taken in self.searched_ns],
@@ -96,7 +105,8 @@ class Switching:
         searched = tuple(map(float, document.get("searched_ns", ())))
         if len(searched) not in (0, len(depths)):
             raise ValueError("searched_ns must be parallel to depths, or empty")
-        costs = {name: float(document[name]) for name in _COSTS}
+        costs = {name: float(document[name]) for name in _COSTS if name != "scored_ns"}
+        costs["scored_ns"] = float(document.get("scored_ns", GATHER_SHARE * costs["gathered_ns"]))
         return cls(depths, efforts, tails, **costs, searched_ns=searched)
 
 
