@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from feast_recsys.bundle.errors import CorruptArtifact
 from feast_recsys.bundle.index.allowed import Allowed
 from feast_recsys.bundle.index.exact import ExactIndex
+from feast_recsys.bundle.index.slices import Slices
 from feast_recsys.bundle.index.vectors import open_vectors, save_vectors
 
 # Whole numbers: their products are exact in float32, so that equal scores are equal.
@@ -87,6 +88,20 @@ def test_gathering_and_masking_find_the_same(share):
     expected = np.argsort(-products, axis=1, kind="stable")[:, :50]
     assert rows.tolist() == expected.tolist()
     assert scores.tolist() == np.take_along_axis(products, expected, axis=1).tolist()
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_many_queries_are_answered_a_few_at_a_time(kept, monkeypatch):
+    random = np.random.default_rng(0)
+    vectors, queries = (random.integers(-3, 4, shape).astype(np.float32) for shape in ((500, 6), (7, 6)))
+    some = Allowed(random.random(500) < 0.2, Slices(1 << 20) if kept else None)
+    for allow in (None, some, some.without(np.arange(0, 500, 3))):
+        singly = [ExactIndex(vectors).search(query[None], 20, allow) for query in queries]
+        with monkeypatch.context() as patch:
+            patch.setattr("feast_recsys.bundle.index.exact._SCORES", 1_100)
+            together = ExactIndex(vectors).search(queries, 20, allow)
+        for n, part in enumerate(together):
+            np.testing.assert_array_equal(part, np.concatenate([answer[n] for answer in singly]))
 
 
 def test_each_item_is_its_own_best_match():
