@@ -12,6 +12,7 @@ import numpy.typing as npt
 from feast_recsys.bundle.columns import Array, Column, DType
 from feast_recsys.bundle.filters import Comparison, Compound, Filter
 from feast_recsys.bundle.index.protocol import Rows, Vectors
+from feast_recsys.bundle.index.reduction import INNER_PRODUCT, Metric
 from feast_recsys.bundle.snapshot import Snapshot, open_snapshot, write_snapshot
 from feast_recsys.server.requests import Eligibility
 
@@ -38,6 +39,7 @@ class Catalogue:
         price: [n] float32 in [0, 1).
         new: [n] bool.
         tags: [n, 4] bool: which of the tags an item has.
+        metric: What vectors are compared by.
     """
 
     snapshot: Snapshot
@@ -46,6 +48,7 @@ class Catalogue:
     price: Array
     new: Mask
     tags: Mask
+    metric: Metric = INNER_PRODUCT
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -62,7 +65,7 @@ class Case:
         seen: [m] rows of items that the user has seen.
         eligible: [n] bool, found without the code that is checked.
         share: Of the items that the filter was made to let pass.
-        exact: [n] float32, the inner product of every item.
+        exact: [n] float64, the score of every item.
         best: [min(k, eligible items)] rows of the best, in any order.
     """
 
@@ -72,7 +75,7 @@ class Case:
     seen: Rows
     eligible: Mask
     share: float
-    exact: Vectors
+    exact: npt.NDArray[np.float64]
     best: Rows
 
 
@@ -120,7 +123,7 @@ def generate(catalogue: Catalogue, random: np.random.Generator) -> Case:
     ids += ["unknown", str(_FIRST_ID + n)][: int(random.integers(3))]
     k = int(random.choice([1, 10, 100, 1000, int(random.integers(1, 1001))]))
     asked = Eligibility(filter=condition, exclude_item_ids=tuple(ids))
-    exact, best = catalogue.vectors @ query[0], np.flatnonzero(eligible)
+    exact, best = score(catalogue, query), np.flatnonzero(eligible)
     if k < len(best):
         best = best[np.argpartition(-exact[best], k - 1)[:k]]
     return Case(query, k, asked, seen, eligible, share, exact, best)
@@ -133,6 +136,17 @@ def query_like(catalogue: Catalogue, random: np.random.Generator) -> Vectors:
     return query
 
 
+def score(catalogue: Catalogue, query: Vectors) -> npt.NDArray[np.float64]:
+    """[n] the scores of all items, by the definition of the metric."""
+    vectors, one = catalogue.vectors.astype(np.float64), query[0].astype(np.float64)
+    scores: npt.NDArray[np.float64] = vectors @ one
+    if catalogue.metric == "l2":
+        scores = -np.square(vectors - one).sum(axis=1)
+    elif catalogue.metric == "cosine":
+        scores /= np.linalg.norm(vectors, axis=1) * np.linalg.norm(one)
+    return scores
+
+
 def judge(case: Case, answer: tuple[Rows, Vectors]) -> Outcome:
     """Holds an answer against what is due."""
     rows, scores = answer[0][0], answer[1][0]
@@ -141,7 +155,7 @@ def judge(case: Case, answer: tuple[Rows, Vectors]) -> Outcome:
     return Outcome(wrong, len(np.intersect1d(rows, case.best)) / due if due else 1.0)
 
 
-def _wrong(rows: Rows, scores: Vectors, due: int, eligible: Mask, exact: Vectors) -> str:
+def _wrong(rows: Rows, scores: Vectors, due: int, eligible: Mask, exact: npt.NDArray[np.float64]) -> str:
     if rows.dtype != np.int64 or scores.dtype != np.float32 or len(rows) != len(scores):
         return f"{len(rows)} rows of {rows.dtype}, {len(scores)} scores of {scores.dtype}"
     if len(rows) != due:
@@ -153,7 +167,7 @@ def _wrong(rows: Rows, scores: Vectors, due: int, eligible: Mask, exact: Vectors
     if len(np.unique(rows)) != due:
         return "an item twice"
     if not np.allclose(scores, exact[rows], rtol=1e-4, atol=1e-4):
-        return "a score that is no inner product"
+        return "a score that is not that of the metric"
     if (scores[1:] > scores[:-1]).any():
         return "an order that is not that of the scores"
     return ""
@@ -186,7 +200,7 @@ def _excluded(catalogue: Catalogue, query: Vectors, passing: Mask, random: np.ra
         return random.integers(0, len(catalogue), size)
     # The best of those that pass, in any order: what an index that looks at too few items would come back without.
     passed = np.flatnonzero(passing)
-    scores = catalogue.vectors[passed] @ query[0]
+    scores = score(catalogue, query)[passed]
     size = min(size, len(passed))
     best = passed[np.argpartition(-scores, size - 1)[:size]] if size else passed[:0]
     return random.permutation(best)

@@ -34,6 +34,16 @@ def test_as_many_as_are_eligible_come_back_and_no_other(catalogue, kind, tmp_pat
     assert kind in report({kind: outcomes})
 
 
+@pytest.mark.parametrize("kind", ["exact", "ivf_flat", "hnsw"])
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_they_do_by_every_metric_from_an_index_that_was_carried_on(catalogue, kind, metric, tmp_path):
+    random, of_metric = np.random.default_rng(3), replace(catalogue, metric=metric)
+    index = open_kind(kind, of_metric, tmp_path, random, carried=True)
+    outcomes = run(of_metric, {kind: index}, CASES // 2, random)[kind]
+    assert [outcome.wrong for _, outcome in outcomes if outcome.wrong] == []
+    assert np.mean([outcome.recall for _, outcome in outcomes]) >= 0.99
+
+
 def test_the_meaning_of_the_filters_was_found_without_the_code_that_is_checked(catalogue):
     random = np.random.default_rng(4)
     for _ in range(100):
@@ -50,7 +60,7 @@ WRONG = {
     "39 items instead of 40": lambda rows, scores: (rows[:, :-1], scores[:, :-1]),
     "a row that does not exist": lambda rows, scores: (np.append(rows[:, :-1], [[-1]], axis=1), scores),
     "an item twice": lambda rows, scores: (np.append(rows[:, :-1], rows[:, :1], axis=1), scores),
-    "a score that is no inner product": lambda rows, scores: (rows, scores + 1),
+    "a score that is not that of the metric": lambda rows, scores: (rows, scores + 1),
     "an order that is not that of the scores": lambda rows, scores: (rows[:, ::-1], scores[:, ::-1]),
 }
 
