@@ -24,7 +24,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from feast_recsys.bundle.index.allowed import Allowed, Without
+from feast_recsys.bundle.index.allowed import Allowed, Mask, Without
+from feast_recsys.bundle.index.depth import Sample, better_among, usual_place
 from feast_recsys.bundle.index.exact import ExactIndex, Kept
 from feast_recsys.bundle.index.library import faiss
 from feast_recsys.bundle.index.marks import MARKS
@@ -37,16 +38,16 @@ from feast_recsys.bundle.index.spec import IndexSpec
 SMALL = 2.0**-16
 """b as a share of M: so small that |q| b^2 / 2M is lost in all inner products but those near zero."""
 
-# Passing rows, and excluded ones, that are looked at to learn where all of them lie.
-_SAMPLED_PASSING, _SAMPLED_EXCLUDED = 65_536, 256
+_SAMPLED_PASSING = 65_536  # passing rows that are looked at to learn where all of them lie
 
-_SAMPLED = 16_384  # of all items, to see how deep a score lies
 # Where so many of the best would pass if the filter had nothing to do with the query, less than this share says it has.
 _TELLING, _FEWER = 8.0, 0.5
 _MARGIN = 1.5  # times as deep as the sample says, then
 
 _DENSER = 3  # codes that are compared exactly for each item left out, see search_lists
 _MORE = 16  # items that are asked for in addition where a request excludes some
+_MANY = 0.3  # share of the items from which on a filter is held against what was found among all
+_NONE: Rows = np.empty(0, np.int64)
 
 Query = npt.NDArray[np.float32]
 Found = tuple[Rows, Vectors]
@@ -193,15 +194,17 @@ class IvfIndex:
 
     def _among_allowed(self, query: Query, m: int, allow: Allowed) -> Found | None:
         displaced = 0
-        if isinstance(allow, Without) and allow.base is None:
-            found, displaced = self._overfetched(query, m, allow.excluded)
+        if allow.filter is None or allow.filter.count > _MANY * self.probing.n:
+            found, displaced = self._overfetched(query, m, allow)
             if found:
                 return found
+            if allow.filter:
+                return self._deep_down(query, m, allow)
         wide, passing = self.extended(query), self._passing(allow)
         looked = self.probing.choose(wide, m + displaced, allow.most, passing, last=displaced > 0)
         found = looked and self.search_lists(query, m, allow, looked, displaced)
         if looked and found and isinstance(allow, Without):
-            now = self._displaced(query, found[1][-1], allow.excluded)
+            now = better_among(self.vectors, allow.excluded, query, found[1][-1])
             if now > displaced:
                 wider = self.probing.choose(self.extended(query), m + now, allow.most, passing, last=True)
                 if wider is None or len(wider.keys) > len(looked.keys):
@@ -228,55 +231,62 @@ class IvfIndex:
             rows = self._nearest(query, self._asked_for(m), self.probing.probes).rows[:m]
             if np.count_nonzero(filter_.mask.take(rows)) >= _FEWER * looked.share * m:
                 return 0
-        sample = self._sample
-        better = int(np.count_nonzero(sample @ query > worst))
-        depth = round(_MARGIN * better * len(self) / len(sample))
-        if (better - 2.0 * sqrt(better)) * len(self) > looked.depth * len(sample):
+        better, least = self._sample.better(query, worst)
+        depth = round(_MARGIN * better)
+        if least > looked.depth:
             return depth
         return 0 if sparse else max(depth, round(2 * looked.depth))
 
-    @cached_property
-    def _sample(self) -> Vectors:
-        """Every so-manieth vector, in one place."""
-        return np.ascontiguousarray(self.vectors[:: -(-len(self) // _SAMPLED)])
+    def _deep_down(self, query: Query, m: int, allow: Allowed) -> Found | None:
+        """The m best where a filter that many items pass leaves out what is near: as deep as a sample of all says."""
+        depth = self._sample.depth_of(query, m, allow.mask)
+        looked = None if depth is None else self.probing.deeper(self.extended(query), depth, allow.most)
+        return looked and self.search_lists(query, m, allow, looked)
 
-    def _overfetched(self, query: Query, m: int, excluded: Rows) -> tuple[Found | None, int]:
-        """What is left of a few more than the m best of all: quicker than bits where what is excluded lies anywhere.
+    @cached_property
+    def _sample(self) -> Sample:
+        return Sample.of(self.vectors)
+
+    def _overfetched(self, query: Query, m: int, allow: Allowed) -> tuple[Found | None, int]:
+        """What is left of a few more than the m best of all: quicker than bits where nearly everything may come back.
 
         Returns:
-            The m best, None if it takes a search that looks deeper; and how many better ones are left out.
+            The m best, None if it takes a search that looks deeper; and how many better ones a request leaves out.
         """
-        n = self.probing.n
-        expected = m * len(excluded) // n
-        more = m + _MORE + 2 * expected
-        probes = self.probing.probes_for(m + expected)
+        n, filter_ = self.probing.n, allow.filter
+        excluded = allow.excluded if isinstance(allow, Without) else _NONE
+        usual = usual_place(m, filter_.count / n if filter_ else 1.0, len(excluded) / n)
+        probes, more = self.probing.probes_for(usual), usual + _MORE
         if probes is None or more > n:
             return None, 0
         room = self._nearest(query, self._asked_for(more), probes)
         if room.rows.item(more - 1) < 0:
             return None, 0
-        left = MARKS.left(room.rows, excluded, n)
-        if self._exactly and np.count_nonzero(left[:m]) == m:
-            return in_order(room.rows[:m].copy(), self._products(room.scores[:m])), 0
-        there = int(np.count_nonzero(left[:more]))
-        if there < m:
+        left = self._left(room.rows, excluded, filter_)
+        places = left[:more].nonzero()[0]
+        if len(places) < m:
             # Who leaves out most of the very best is likely to have left out what comes next as well.
-            return None, more - there if 2 * there > more else len(excluded)
-        displaced = int(np.flatnonzero(left)[m - 1] + 1 - m)
-        if displaced and (self.probing.switching.tail(m + displaced) or n) > probes:
-            return None, displaced
-        rows = room.rows[left]
+            out = more - len(places)
+            return None, 0 if filter_ else out if 2 * out < more else len(excluded)
+        place = places.item(m - 1) + 1
+        if place > m:
+            # Farther down than by chance, what is wanted are the last ones.
+            effort = self.probing.switching.effort if place <= usual else self.probing.switching.tail
+            if (effort(place) or n) > probes:
+                return None, 0 if filter_ else place - m
         if not self._exactly:
-            return rescored(self.vectors, query, rows, m), displaced
-        return in_order(rows[:m], self._products(room.scores[left][:m])), displaced
+            return rescored(self.vectors, query, room.rows[left], m), place - m
+        first = places[:m]
+        return in_order(room.rows.take(first), self._products(room.scores.take(first))), place - m
 
-    def _displaced(self, query: Query, worst: np.float32, excluded: Rows) -> int:
-        """About how many of what was left out are better than the worst that was found.
-
-        Whoever asks may exclude the very items that are best, or any.
-        """
-        step = len(excluded) // _SAMPLED_EXCLUDED + 1
-        return step * int(np.count_nonzero(self.vectors.take(excluded[::step], axis=0) @ query > worst))
+    def _left(self, rows: Rows, excluded: Rows, filter_: Allowed | None) -> Mask:
+        """Which of some rows may come back; -1 may not."""
+        if filter_ is None:
+            return MARKS.left(rows, excluded, self.probing.n)
+        passing = filter_.mask.take(rows, mode="clip")
+        if len(excluded):
+            return passing & MARKS.left(rows, excluded, self.probing.n)
+        return passing & (rows >= 0) if rows.item(-1) < 0 else passing
 
     def _finished(self, query: Query, room: Room, m: int) -> Found | None:
         """What FAISS found, with exact scores and best first; None where it found too few."""

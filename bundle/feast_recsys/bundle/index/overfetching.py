@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
 
 import numpy as np
@@ -124,10 +125,18 @@ class OverfetchingIndex(ABC):
 
     def _affordable(self, depth: int, allow: Allowed | None, *, last: bool) -> int | None:
         """The effort for a depth; None if exact search takes no more."""
+        if allow is None and depth <= self.switching.depths[0]:
+            return self._usual
+        return self._cheaper(depth, len(self) if allow is None else allow.most, last=last)
+
+    @cached_property
+    def _usual(self) -> int | None:
+        """The effort for as many as the index was chosen for."""
+        return self._cheaper(min(self.switching.depths[0], len(self)), len(self), last=False)
+
+    def _cheaper(self, depth: int, most: int, *, last: bool) -> int | None:
         plan, n = self.switching, len(self)
-        if allow is None and depth <= plan.depths[0]:
-            return self.effort  # what it was chosen for
-        exact = plan.exact_ns(n if allow is None else allow.most, n)
+        exact = plan.exact_ns(most, n)
         usual = self.effort if depth <= plan.depths[0] else plan.effort(depth)
         effort = plan.tail(depth) if last else usual
         if effort is None or depth > n:
