@@ -257,6 +257,18 @@ def test_more_items_than_the_effort_was_chosen_for_are_found_as_well(folders, ve
         assert recall(index, queries[:40], k) >= RECALL - 0.01
 
 
+@pytest.mark.parametrize("kind", ["ivf_sq8", "ivf_pq", "scann"])
+def test_fewer_items_than_codes_were_measured_with_are_found_as_well(kind, folders, vectors, queries):
+    if kind not in FILTERED:
+        pytest.skip("needs its library")
+    effort = {"leaves_searched": 40} if kind == "scann" else {"probes": 40}
+    spec = spec_of(kind, {**BUILD.get(kind, {"lists": 80}), **effort})
+    plan = measure_switching(open_index(spec, folders[kind], vectors), queries, 100, RECALL)
+    index = open_index(spec, folders[kind], vectors, plan)
+    found = {k: recall(index, queries, k) for k in (1, 10, 50, 100)}
+    assert min(found.values()) >= found[100] - 0.005
+
+
 def test_measured_effort_is_enough_at_its_depth(folders, vectors, queries):
     spec = spec_of("ivf_flat", {"lists": 80, "probes": 5})
     plan = measure_switching(open_index(spec, folders["ivf_flat"], vectors), queries, 50, RECALL)

@@ -159,12 +159,34 @@ def test_the_nearest_are_found_far_from_zero(spec, away, tmp_path):
     np.testing.assert_allclose(score_all(queries, vectors, "l2"), exact, rtol=1e-3)
 
 
+@each_kind
+@pytest.mark.parametrize("shape", ["two groups", "one far away"])
+def test_the_nearest_are_found_however_far_apart_others_are(spec, shape, tmp_path):
+    random = np.random.default_rng(0)
+    vectors, queries = (random.standard_normal((n, 16)).astype(np.float32) for n in (5_000, 8))
+    if shape == "two groups":
+        vectors[::2] += 1e4
+        vectors[1::2] -= 1e4
+        queries += 1e4
+    else:
+        vectors[77] = 1e6
+    index = built(spec, tmp_path, vectors, "l2")
+    exact = by_definition(queries, vectors, "l2")
+    for allow in (None, all_but(np.arange(50), len(vectors)), Allowed(random.random(len(vectors)) < 0.7)):
+        scores = exact if allow is None else np.where(allow.mask, exact, -np.inf)
+        found = index.search(queries, 30, allow)[1]
+        np.testing.assert_allclose(found, -np.sort(-scores, axis=1)[:, :30], rtol=1e-5)
+
+
 def test_a_centre_stays_while_it_is_among_the_items():
     random = np.random.default_rng(0)
     vectors = random.standard_normal((500, 8)).astype(np.float32) + 5
     centre = centre_for(vectors, "l2")
-    np.testing.assert_allclose(centre, vectors.mean(axis=0), rtol=1e-6)
-    assert centre_for(vectors + 0.5, "l2", centre) is centre  # a spread is the root of 8
+    np.testing.assert_allclose(centre, np.median(vectors, axis=0), rtol=1e-6)
+    far = vectors.copy()
+    far[7] = 1e8
+    np.testing.assert_allclose(centre_for(far, "l2"), centre, atol=0.05)
+    assert centre_for(vectors + 0.5, "l2", centre) is centre  # half of them are nearer than the root of 8, about
     np.testing.assert_allclose(centre_for(vectors + 2, "l2", centre), centre + 2, rtol=1e-6)
     np.testing.assert_allclose(centre_for(vectors[:, :4], "l2", centre), centre[:4], rtol=1e-6)
     for metric in ("cosine", "inner_product"):
@@ -174,9 +196,12 @@ def test_a_centre_stays_while_it_is_among_the_items():
 
 def test_an_item_whose_square_is_no_number_is_refused_by_its_row():
     vectors = np.array([[1, 2], [1e20, 0]], np.float32)
-    with pytest.raises(ValueError, match="row 1 is too long for metric l2"):
-        search_vectors(vectors, "l2")
-    assert search_vectors(vectors, "inner_product").vectors is vectors
+    for metric in ("l2", "inner_product"):
+        with pytest.raises(ValueError, match=f"row 1 is too long for metric {metric}"):
+            search_vectors(vectors, metric)
+    assert search_vectors(vectors, "cosine").vectors[1].tolist() == [1, 0]
+    short = vectors[:1]
+    assert search_vectors(short, "inner_product").vectors is short
 
 
 def test_by_inner_product_there_is_nothing_in_between():

@@ -13,7 +13,7 @@ from feast_recsys.bundle.index.entry import IndexEntry
 from feast_recsys.bundle.index.kinds import open_index
 from feast_recsys.bundle.index.spec import spec_of
 from feast_recsys.features.index_settings import FixedIndex, MeasuredIndex
-from feast_recsys.jobs.choose_index import SMALL, Choosing, describe, needs_nothing, shortfall
+from feast_recsys.jobs.choose_index import SMALL, Choosing, describe, fast_enough, needs_nothing, shortfall
 from feast_recsys.jobs.queries import Queries
 from feast_recsys.jobs.recall import exact_answers, recalls, search_all
 
@@ -133,6 +133,14 @@ def test_exact_search_stays_where_it_is_fast_enough(tmp_path, world):
     entry = choosing(tmp_path, world, MeasuredIndex(exact_microseconds=1e9)).choose(lambda: world[1])
     assert (entry.spec.kind, entry.folder, entry.why, len(entry.curve)) == ("exact", None, "fast enough", 1)
     assert not (tmp_path / "index/things").exists()
+
+
+def test_a_kept_index_goes_where_the_settings_find_exact_search_fast_enough(chosen):
+    _, settings, entry, _ = chosen
+    exact = next(point.microseconds for point in entry.curve if point.spec.kind == "exact")
+    assert not fast_enough(settings, entry)
+    for limit, enough in ((0.9 * exact, False), (1.1 * exact, False), (1.3 * exact, True)):
+        assert fast_enough(settings.model_copy(update={"exact_microseconds": limit}), entry) is enough
 
 
 def test_a_budget_that_is_spent_builds_nothing(tmp_path, world):

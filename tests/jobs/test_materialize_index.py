@@ -13,6 +13,7 @@ from support import warehouse
 from support.feast_repo import at
 from support.materialized import add_rows, bundle_of
 
+from feast_recsys.bundle.index.by_metric import Searched
 from feast_recsys.bundle.index.exact import ExactIndex
 from feast_recsys.bundle.manifest import Manifest
 from feast_recsys.bundle.progress import Silent
@@ -150,7 +151,8 @@ def test_a_large_catalogue_is_measured_with_the_users_of_the_repository(tmp_path
     (tmp_path / "staged").mkdir()
     journal = Journal(Silent())
     staged = tmp_path / "staged"
-    entries = choose_indexes(repo, models, {"things": vectors}, staged, journal, mode="incremental", as_of=AS_OF)
+    searched = {"things": Searched(vectors)}
+    entries = choose_indexes(repo, models, searched, staged, journal, mode="incremental", as_of=AS_OF)
     entry = entries["things"]
     assert entry.queries == 100
     assert entry.asked.endswith("of 150 users in the offline store")

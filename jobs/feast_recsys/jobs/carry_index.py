@@ -19,7 +19,7 @@ from feast_recsys.bundle.manifest import RecommenderEntry
 from feast_recsys.bundle.snapshot import UNKNOWN_ROW
 from feast_recsys.features.index_settings import FixedIndex, MeasuredIndex
 from feast_recsys.features.repo import Repo
-from feast_recsys.jobs.choose_index import needs_nothing
+from feast_recsys.jobs.choose_index import fast_enough, needs_nothing
 from feast_recsys.jobs.embed import Rows, Vectors
 from feast_recsys.jobs.previous import Previous
 from feast_recsys.jobs.queries import FEWEST
@@ -39,8 +39,7 @@ def carry_indexes(
         root: Folder of bundles.
         previous: The last bundle.
         ids: [n] ids now, ascending.
-        vectors: [n, d] the models' own item vectors now, by recommender or joint name; of models whose metric is that
-            of the last bundle.
+        vectors: [n, d] the models' own item vectors now, by recommender or joint name; of models that are `alike`.
         staged: The bundle that is being written.
         indexes: Its folder of indexes.
 
@@ -117,7 +116,7 @@ def _wanted(settings: MeasuredIndex | FixedIndex, entry: IndexEntry, n: int) -> 
         return False
     if isinstance(settings, FixedIndex):
         return settings.spec() == entry.spec
-    if needs_nothing(settings, n) or entry.measured is None or entry.queries < FEWEST:
+    if needs_nothing(settings, n) or fast_enough(settings, entry) or entry.measured is None or entry.queries < FEWEST:
         return False
     return entry.measured.reaches(settings.recall) and (entry.spec.kind in settings.kinds or not settings.kinds)
 

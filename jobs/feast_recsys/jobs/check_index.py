@@ -13,7 +13,7 @@ from feast_recsys.bundle.store import Bundle
 from feast_recsys.features.index_settings import EngineIndex, FixedIndex, MeasuredIndex
 from feast_recsys.features.repo import Repo
 from feast_recsys.features.settings import SECTION
-from feast_recsys.jobs.choose_index import exact_entry, needs_nothing, shortfall
+from feast_recsys.jobs.choose_index import exact_entry, fast_enough, needs_nothing, shortfall
 from feast_recsys.jobs.findings import Finding, ok
 from feast_recsys.jobs.queries import FEWEST
 
@@ -76,6 +76,9 @@ def _other_wish(settings: MeasuredIndex | FixedIndex, entry: IndexEntry, n: int)
             f"the settings want recall@{settings.k} of {settings.recall}; it was chosen for recall@{entry.k} of "
             f"{entry.recall}"
         )
+    exact = next((point.microseconds for point in entry.curve if point.spec.kind == EXACT), 0.0)
+    if entry.spec.kind != EXACT and fast_enough(settings, entry):
+        return f"the settings take exact search up to {settings.exact_microseconds:g} us; it took {exact:,.0f}"
     if settings.kinds and entry.spec.kind not in (*settings.kinds, EXACT):
         return f"the settings allow {', '.join(settings.kinds)}, the bundle has {entry.spec.kind}"
     return ""

@@ -82,7 +82,8 @@ def choose_indexes(
             entries[name] = exact_entry(settings, len(matrix), f"fewer than {SMALL:,} items")
             continue
         with journal.step(f"choose index of {name}") as outcome:
-            made = Choosing(settings, matrix, staged / INDEXES / name, f"{INDEXES}/{name}", journal.progress)
+            place = staged / INDEXES / name
+            made = Choosing(settings, matrix, place, f"{INDEXES}/{name}", journal.progress, made_of.spare)
             ask = partial(queries_of, repo, models[name, Stage.RETRIEVAL], made_of, settings.sample, as_of)
             entry = entries[name] = made.choose(ask, before.get(name), again=mode == "full")
             outcome.text = describe(entry)
@@ -142,6 +143,7 @@ class Choosing:
         folder: Where the files of the index go; made if there are any.
         place: The same folder as the manifest names it.
         progress: Called with the number of candidates measured and their total.
+        spare: Items that the index is asked for beside the settings' k.
     """
 
     settings: MeasuredIndex | FixedIndex
@@ -149,6 +151,7 @@ class Choosing:
     folder: Path
     place: str
     progress: Progress = None
+    spare: int = 0
 
     def choose(
         self, ask: Callable[[], Queries], before: IndexEntry | None = None, *, again: bool = False
@@ -162,7 +165,7 @@ class Choosing:
         """
         settings, n = self.settings, len(self.vectors)
         exact = time_exact(self.vectors, settings.k)
-        if isinstance(settings, MeasuredIndex) and exact.microseconds <= settings.exact_microseconds * _bias(before):
+        if isinstance(settings, MeasuredIndex) and exact.microseconds <= _enough(settings, before):
             return replace(exact_entry(settings, n, "fast enough"), measured=exact, curve=(exact,))
         queries = ask()
         if not queries.enough and isinstance(settings, MeasuredIndex):
@@ -225,18 +228,24 @@ class Choosing:
         switching = entry.switching
         if switching is None and entry.measured is not None:
             index = open_index(entry.spec, self.folder, self.vectors)
-            switching = measure_switching(index, queries.vectors, self.settings.k, self.settings.recall)
+            switching = measure_switching(index, queries.vectors, self.settings.k + self.spare, self.settings.recall)
         return replace(entry, folder=self.place, switching=switching)
 
 
 _STAYS = "as before: it still reaches the recall"
 
 
-def _bias(before: IndexEntry | None) -> float:
-    """Exact search that just is fast enough, or just is not, shall not come and go from run to run."""
+def fast_enough(settings: MeasuredIndex, entry: IndexEntry) -> bool:
+    """Whether exact search would be taken by these settings, where it took as long as when an index was chosen."""
+    exact = next((point.microseconds for point in entry.curve if point.spec.kind == EXACT), None)
+    return exact is not None and exact <= _enough(settings, entry)
+
+
+def _enough(settings: MeasuredIndex, before: IndexEntry | None) -> float:
+    """Microseconds within which exact search is taken. It shall not come and go from run to run."""
     if before is None or before.measured is None:
-        return 1.0
-    return CLEARLY if before.spec.kind == EXACT else 1 / CLEARLY
+        return settings.exact_microseconds
+    return settings.exact_microseconds * (CLEARLY if before.spec.kind == EXACT else 1 / CLEARLY)
 
 
 def _may_stay(before: IndexEntry, settings: MeasuredIndex, n: int) -> bool:

@@ -212,7 +212,7 @@ class _Job:
         staged = stage(root)
         self._write_item_columns(staged, models, catalogue, key, previous)
         searched = searched_by(models, vectors, previous.centres if previous is not None else None)
-        carried = self._carry_indexes(catalogue, vectors, searched, previous, staged)
+        carried = self._carry_indexes(catalogue, vectors, models, searched, previous, staged)
         if engines_of(self.repo):
             write_catalogue(staged, catalogue)
             filling = Filling(self.repo, models, staged, bundle_id, self.as_of, self.journal)
@@ -259,6 +259,7 @@ class _Job:
         self,
         catalogue: Catalogue,
         vectors: Mapping[str, Vectors],
+        models: Models,
         searched: Mapping[str, Searched],
         previous: Previous | None,
         staged: Path,
@@ -267,8 +268,11 @@ class _Job:
         if previous is None or all(entry.folder is None for entry in previous.indexes):
             return {}
         with self.journal.step("carry indexes on") as outcome:
-            # The same vectors by another metric, or from another centre, are another index.
-            same = {name: matrix for name, matrix in vectors.items() if previous.alike(name, searched[name])}
+            same = {
+                name: matrix
+                for name, matrix in vectors.items()
+                if previous.alike(name, models[name, Stage.RETRIEVAL], searched[name])
+            }
             carried = carry_indexes(self.repo, root, previous, catalogue.ids, same, staged, INDEXES)
             outcome.text = ", ".join(carried) or "too much has changed"
             outcome.counts["carried"] = len(carried)

@@ -55,10 +55,15 @@ class Previous:
                     return loaded.model
         return recommenders.get(name)
 
-    def alike(self, name: str, searched: Searched) -> bool:
-        """Whether what it holds by a name has the same metric and centre."""
-        loaded = self.loaded(name)
+    def alike(self, name: str, model: ExportedModel, searched: Searched) -> bool:
+        """Whether what it holds by a name is asked by the same queries, and has the same metric and centre.
+
+        Recall, and plans of filtered searches, are of queries that were asked.
+        """
+        loaded, asks = self.loaded(name), model.signature.graphs[Role.QUERY_ENCODER]
         if loaded is None or loaded.retrieval.metric != searched.metric:
+            return False
+        if loaded.retrieval.graphs[Role.QUERY_ENCODER].sha256 != asks.sha256:
             return False
         before, now = self.centres[name], searched.centre
         return before is now if before is None or now is None else np.array_equal(before, now)

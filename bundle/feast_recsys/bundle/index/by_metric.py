@@ -24,9 +24,14 @@ from feast_recsys.bundle.index.reduction import (
 # Of an inner product of float32, as a share of the lengths that go in.
 _ROUNDING = 1e-6
 
-# Items asked for beside those wanted by distance; times as many where that does not settle it; and when it is left so:
-# thousands that float32 can't tell apart are mostly items at the same place.
-_SPARE, _WIDER, _WIDEST = 8, 4, 4_096
+# With squares of such numbers single precision can be summed up; see `kinds.build_index`.
+_LONGEST = 1e14
+
+# Items asked for beside those wanted by distance; times as many where that does not settle it; and the number from
+# which on the distances of all are computed instead.
+_SPARE, _WIDER, _WIDEST = 8, 4, 2_048
+
+_BLOCK = 65_536  # items whose distances are computed at a time
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,11 @@ class Searched:
     vectors: Vectors
     metric: Metric = INNER_PRODUCT
     centre: Centre = None
+
+    @property
+    def spare(self) -> int:
+        """Items that the index is asked for beside those wanted."""
+        return _SPARE if self.metric == "l2" else 0
 
     def queries(self, queries: Vectors) -> Vectors:
         """The model's own queries [B, d] as the index takes them, see `queries_for`."""
@@ -74,7 +84,7 @@ class MetricIndex:
         return self._vectors[rows]
 
     def search(self, queries: Vectors, k: int, allow: Allowed | None = None) -> tuple[Rows, Vectors]:
-        """See Index.search; scores are those of `reduction.scores_for`."""
+        """See Index.search; scores are cosines, or `reduction.negative_squares`."""
         asked = queries_for(queries, self._metric, self._centre)
         if self._metric == "l2":
             return self._nearest(queries, asked, min(k, len(self)), allow)
@@ -93,7 +103,10 @@ class MetricIndex:
             found, last = rows[n], products[n, -1]
             nearest[n], squares[n] = self._by_distance(query, found, m)
             wider = wide
-            while len(found) == wider < _WIDEST and not _settled(asked[n], last, squares[n, -1]):
+            while len(found) == wider and not _settled(asked[n], last, squares[n, -1]):
+                if wider >= _WIDEST:
+                    nearest[n], squares[n] = self._among_all(query, m, allow)
+                    break
                 wider *= _WIDER
                 more = self.inner.search(asked[n : n + 1], wider, allow)
                 found, last = more[0][0], more[1][0, -1]
@@ -104,6 +117,15 @@ class MetricIndex:
         squares = negative_squares(query, self._vectors.take(rows, axis=0))
         order = np.lexsort((rows, -squares))[:m]
         return rows[order], squares[order]
+
+    def _among_all(self, query: npt.NDArray[np.float32], m: int, allow: Allowed | None) -> tuple[Rows, Vectors]:
+        """The nearest of all that are allowed, by distance."""
+        rows = np.arange(len(self)) if allow is None else allow.rows
+        best = rows[:0], np.empty(0, np.float32)
+        for start in range(0, len(rows), _BLOCK):
+            some = np.concatenate([best[0], rows[start : start + _BLOCK]])
+            best = self._by_distance(query, some, m)
+        return best
 
 
 def _settled(asked: npt.NDArray[np.float32], last: np.float32, worst: np.float32) -> bool:
@@ -139,12 +161,11 @@ def search_vectors(vectors: Vectors, metric: Metric, before: Centre = None) -> S
         before: The centre of an earlier run; see `centre_for` for when it is kept.
 
     Raises:
-        ValueError: a vector is too long for its square to be a float32; names its row.
+        ValueError: a vector is too long for sums of its squares in single precision; names its row.
     """
     centre = centre_for(vectors, metric, before)
     made = items_for(vectors, metric, centre)
-    if metric == "l2" and not np.isfinite(made[:, -1]).all():
-        # Beside one such, all may be too far from the centre.
+    if not (np.abs(made).max(initial=0.0) <= _LONGEST):
         raise ValueError(f"row {int(np.abs(vectors).max(axis=1).argmax())} is too long for metric {metric}")
     return Searched(made, metric, centre)
 

@@ -11,7 +11,7 @@ import numpy as np
 from feast_recsys.bundle.index.allowed import Allowed, Without
 from feast_recsys.bundle.index.marks import MARKS
 from feast_recsys.bundle.index.protocol import Rows, Vectors
-from feast_recsys.bundle.index.top import best
+from feast_recsys.bundle.index.rescoring import settled
 
 GATHER_SHARE = 0.35
 """Below this share of allowed items their vectors are gathered, above it all are scored and the others masked. Measured
@@ -52,8 +52,10 @@ class ExactIndex:
 
     def search(self, queries: Vectors, k: int, allow: Allowed | None = None) -> tuple[Rows, Vectors]:
         """See Index.search."""
-        kept = allow and self.kept(allow)
-        return self.search_kept(queries, k, allow, kept) if allow and kept else self.search_anew(queries, k, allow)
+        kept = None if allow is None else self.kept(allow)
+        if allow is None or kept is None:
+            return self.search_anew(queries, k, allow)
+        return self.search_kept(queries, k, allow, kept)
 
     def kept(self, allow: Allowed) -> Kept | None:
         """What passes the filter, where it has been asked for before and is few enough to be kept."""
@@ -81,18 +83,19 @@ class ExactIndex:
             left = MARKS.left(kept.rows, allow.excluded, len(self))
             scores[:, ~left] = -np.inf
             m = min(m, int(np.count_nonzero(left)))
-        positions, scores = best(scores, m)
+        positions, scores = _best(queries, scores, m, lambda some: kept.vectors.take(some, axis=0))
         return kept.rows[positions], scores
 
     def _among_all(self, queries: Vectors, k: int, allow: Allowed | None) -> tuple[Rows, Vectors]:
-        if allow is None:
-            return best(queries @ self.vectors.T, k)
-        if allow.most < GATHER_SHARE * len(self):
-            positions, scores = best(self._gathered(queries, allow.rows), k)
-            return allow.rows[positions], scores
+        if allow is not None and allow.most < GATHER_SHARE * len(self):
+            rows = allow.rows
+            scores = self._gathered(queries, rows)
+            positions, scores = _best(queries, scores, min(k, len(rows)), lambda some: self.vectors_of(rows[some]))
+            return rows[positions], scores
         scores = queries @ self.vectors.T
-        allow.hide(scores)
-        return best(scores, allow.up_to(k))
+        if allow is not None:
+            allow.hide(scores)
+        return _best(queries, scores, min(k, len(self)) if allow is None else allow.up_to(k), self.vectors_of)
 
     def _gathered(self, queries: Vectors, rows: Rows) -> Vectors:
         """[B, len(rows)] scores of some rows."""
@@ -110,3 +113,14 @@ def _in_blocks(queries: Vectors, n: int, search: Callable[[Vectors], tuple[Rows,
         return search(queries)
     parts = [search(queries[start : start + step]) for start in range(0, len(queries), step)]
     return np.concatenate([rows for rows, _ in parts]), np.concatenate([scores for _, scores in parts])
+
+
+def _best(queries: Vectors, scores: Vectors, m: int, vectors_of: Callable[[Rows], Vectors]) -> tuple[Rows, Vectors]:
+    """Positions [B, m] and scores [B, m] of the best by scores [B, n], see `settled`."""
+    if len(queries) == 1:
+        only = settled(scores[0], queries[0], m, vectors_of)
+        return only[0][None], only[1][None]
+    found, exact = np.empty((len(queries), m), np.int64), np.empty((len(queries), m), np.float32)
+    for n, query in enumerate(queries):
+        found[n], exact[n] = settled(scores[n], query, m, vectors_of)
+    return found, exact

@@ -138,7 +138,11 @@ class IvfIndex:
             False,
             parameters,
         )
-        return self._finished(query, room, m)
+        found = self._finished(query, room, m)
+        if found and allow.filter and self._exactly:
+            # Next time what passes may be kept and compared by exact search: with the same scores then.
+            return rescored(self.vectors, query, found[0], m)
+        return found
 
     def extended(self, query: Query) -> Query:
         """[w] a query as FAISS is asked, which the thread's next call overwrites."""
@@ -163,7 +167,12 @@ class IvfIndex:
         """How many items to ask FAISS for."""
         if self._exactly:
             return m
-        return min(ceil(max(m + _DENSER * displaced, FEWEST_CODES) * self.spec.search["widening"]), self.probing.n)
+        wanted = max(m + _DENSER * displaced, FEWEST_CODES, self.probing.switching.depths[0])
+        return min(ceil(wanted * self.spec.search["widening"]), self.probing.n)
+
+    def _comparing_ns(self, m: int, displaced: int) -> float:
+        """What it takes to compare vectors after codes."""
+        return 0.0 if self._exactly else 2.0 * self.probing.switching.gathered_ns * self._asked_for(m, displaced)
 
     def _one(self, query: Query, m: int, allow: Allowed | None) -> Found:
         found = self._among_all(query, m) if allow is None else self._among_allowed(query, m, allow)
@@ -201,18 +210,20 @@ class IvfIndex:
             if allow.filter:
                 return self._deep_down(query, m, allow)
         wide, passing = self.extended(query), self._passing(allow)
-        looked = self.probing.choose(wide, m + displaced, allow.most, passing, last=displaced > 0)
+        beside = self._comparing_ns(m, displaced)
+        looked = self.probing.choose(wide, m + displaced, allow.most, passing, last=displaced > 0, beside_ns=beside)
         found = looked and self.search_lists(query, m, allow, looked, displaced)
         if looked and found and isinstance(allow, Without):
             now = better_among(self.vectors, allow.excluded, query, found[1][-1])
             if now > displaced:
-                wider = self.probing.choose(self.extended(query), m + now, allow.most, passing, last=True)
+                wide, beside = self.extended(query), self._comparing_ns(m, now)
+                wider = self.probing.choose(wide, m + now, allow.most, passing, last=True, beside_ns=beside)
                 if wider is None or len(wider.keys) > len(looked.keys):
                     looked, found = wider, wider and self.search_lists(query, m, allow, wider, now)
         if looked and found and allow.filter:
             depth = self._hidden(query, m, found[1][-1], allow.filter, looked)
             if depth:
-                wider = self.probing.deeper(self.extended(query), depth, allow.most)
+                wider = self.probing.deeper(self.extended(query), depth, allow.most, beside)
                 if wider is None or len(wider.keys) > len(looked.keys):
                     found = wider and self.search_lists(query, m, allow, wider, displaced)
         return found
@@ -240,8 +251,12 @@ class IvfIndex:
     def _deep_down(self, query: Query, m: int, allow: Allowed) -> Found | None:
         """The m best where a filter that many items pass leaves out what is near: as deep as a sample of all says."""
         depth = self._sample.depth_of(query, m, allow.mask)
-        looked = None if depth is None else self.probing.deeper(self.extended(query), depth, allow.most)
-        return looked and self.search_lists(query, m, allow, looked)
+        if depth is None:
+            return None
+        displaced = max(round(depth * allow.most / self.probing.n) - m, 0)
+        beside = self._comparing_ns(m, displaced)
+        looked = self.probing.deeper(self.extended(query), depth, allow.most, beside)
+        return looked and self.search_lists(query, m, allow, looked, displaced)
 
     @cached_property
     def _sample(self) -> Sample:
@@ -259,7 +274,7 @@ class IvfIndex:
         probes, more = self.probing.probes_for(usual), usual + _MORE
         if probes is None or more > n:
             return None, 0
-        room = self._nearest(query, self._asked_for(more), probes)
+        room = self._nearest(query, more if self._exactly else self._asked_for(m, more - m), probes)
         if room.rows.item(more - 1) < 0:
             return None, 0
         left = self._left(room.rows, excluded, filter_)
@@ -275,8 +290,12 @@ class IvfIndex:
             if (effort(place) or n) > probes:
                 return None, 0 if filter_ else place - m
         if not self._exactly:
+            if len(room.rows) < self._asked_for(m, place - m):
+                return None, place - m
             return rescored(self.vectors, query, room.rows[left], m), place - m
         first = places[:m]
+        if filter_:
+            return rescored(self.vectors, query, room.rows.take(first), m), place - m
         return in_order(room.rows.take(first), self._products(room.scores.take(first))), place - m
 
     def _left(self, rows: Rows, excluded: Rows, filter_: Allowed | None) -> Mask:

@@ -23,7 +23,7 @@ class Marks(threading.local):
         """Which of some rows are not excluded.
 
         Args:
-            rows: [m] rows of n; may be empty, and hold -1 for none, which is not left.
+            rows: [m] rows of n; may be empty, and end with -1 for none, which is not left.
             excluded: [e] rows of n; may repeat.
             n: Number of all rows.
         """

@@ -75,7 +75,9 @@ class Probing:
         listed = plan.fixed_ns + effort * self.n / len(self.sizes) * (plan.scanned_ns + share * plan.compared_ns)
         return plan.kept_ns * passing < listed
 
-    def choose(self, query: Vectors, wanted: int, most: int, passing: Counts | None, *, last: bool) -> Looked | None:
+    def choose(
+        self, query: Vectors, wanted: int, most: int, passing: Counts | None, *, last: bool, beside_ns: float = 0.0
+    ) -> Looked | None:
         """The lists to look at for the best of what is allowed.
 
         Args:
@@ -84,13 +86,14 @@ class Probing:
             most: No less than the number of items that are allowed.
             passing: [lists] how many items of each pass the filter; None if all do.
             last: Whether those that come back are the last ones of these, since the others are left out.
+            beside_ns: Nanoseconds that the search takes beside looking at lists.
 
         Returns:
             None where exact search over what is allowed is quicker.
         """
         effort_for = self.switching.tail if last else self.switching.effort
         if passing is None:
-            probes = self._affordable(effort_for(wanted), most, 1.0)
+            probes = self._affordable(effort_for(wanted), most, 1.0, beside_ns)
             return None if probes is None else self.nearest(query, probes)
         nearness = self.centroids @ query
         # The share that passes is that of the lists looked at, which depend on the share.
@@ -99,7 +102,7 @@ class Probing:
         for _ in range(_ADJUSTED):
             share = self._share(keys, passing)
             effort = effort_for(_MARGIN * wanted / share) if share else None
-            probes = self._affordable(effort, most, share)
+            probes = self._affordable(effort, most, share, beside_ns)
             if probes is None:
                 return None
             enough = probes <= len(keys)
@@ -109,10 +112,10 @@ class Probing:
                 break
         return Looked(keys, nearness.take(keys), share, _MARGIN * wanted / share)
 
-    def deeper(self, query: Vectors, depth: float, most: int) -> Looked | None:
+    def deeper(self, query: Vectors, depth: float, most: int, beside_ns: float = 0.0) -> Looked | None:
         """The lists to look at where what is wanted are the last items down to a depth; None where exact search over
         what is allowed is quicker."""
-        probes = self._affordable(self.switching.tail(depth), most, 1.0)
+        probes = self._affordable(self.switching.tail(depth), most, 1.0, beside_ns)
         return None if probes is None else self.nearest(query, probes)
 
     def nearest(self, query: Vectors, probes: int) -> Looked:
@@ -133,13 +136,13 @@ class Probing:
         """Of the items of some lists, how many pass."""
         return float(np.add.reduce(passing.take(keys)) / max(np.add.reduce(self.sizes.take(keys)), 1))
 
-    def _affordable(self, effort: int | None, most: int, share: float) -> int | None:
+    def _affordable(self, effort: int | None, most: int, share: float, beside_ns: float = 0.0) -> int | None:
         """Lists to look at; None if there is no telling, or exact search over so many items takes no more."""
         if effort is None:
             return None
         plan, probes = self.switching, self._bounded(effort)
         held = probes * self.n / len(self.sizes)
-        taken = plan.fixed_ns + held * (plan.scanned_ns + share * plan.compared_ns)
+        taken = plan.fixed_ns + beside_ns + held * (plan.scanned_ns + share * plan.compared_ns)
         return probes if taken < self._exact_ns(most) else None
 
     def _exact_ns(self, most: int) -> float:

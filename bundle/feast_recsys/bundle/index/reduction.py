@@ -23,6 +23,8 @@ from feast_recsys.bundle.index.protocol import Vectors
 Metric = Literal["inner_product", "cosine", "l2"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 Centre = npt.NDArray[np.float32] | None
+
+_MEDIANS = 16_384  # items of which the centre is the median
 INNER_PRODUCT: Final[Metric] = "inner_product"
 
 
@@ -55,17 +57,18 @@ def centre_for(vectors: Vectors, metric: Metric, before: Centre = None) -> Centr
         before: The centre of an earlier run, if there is one, [d] or of another width.
 
     Returns:
-        `before` itself as long as it lies among the items, no farther from their mean than they do on average. Or else
-        their mean, [d] float32.
+        `before` itself as long as it lies among the items, no farther from their middle than half of them. Or else
+        their middle, [d] float32: of some of them, number by number, so that a few far away don't move it.
     """
     if metric != "l2" or not len(vectors):
         return None
-    mean: npt.NDArray[np.float64] = np.mean(vectors, axis=0, dtype=np.float64)
-    if before is not None and before.shape == mean.shape:
-        spread = float(_squares(vectors).mean()) - float(mean @ mean)
-        if float(np.sum((before - mean) ** 2)) <= spread:
+    some = vectors[:: len(vectors) // _MEDIANS + 1]
+    middle = np.median(some, axis=0).astype(np.float32)
+    if before is not None and before.shape == middle.shape:
+        from_middle = np.sqrt(_squares(some.astype(np.float64) - middle))
+        if sqrt(float(np.sum((before.astype(np.float64) - middle) ** 2))) <= float(np.median(from_middle)):
             return before
-    return mean.astype(np.float32)
+    return middle
 
 
 def items_for(vectors: Vectors, metric: Metric, centre: Centre = None) -> Vectors:

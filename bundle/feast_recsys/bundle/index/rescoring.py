@@ -2,13 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import sqrt
+
 import numpy as np
 import numpy.typing as npt
 
 from feast_recsys.bundle.index.protocol import Rows, Vectors
+from feast_recsys.bundle.index.top import top
 
-FEWEST_CODES = 64
-"""Codes are compared as if at least so many items were wanted: the few best are often not those of the best codes."""
+_ROUNDING = 2e-6  # of two inner products of float32, as a share of the lengths that go in
+
+FEWEST_CODES = 100
+"""Codes are compared as if at least so many items were wanted, and as many as when recall was measured: those of a
+cluster are much alike, so that the few best of it are not those of the few best codes."""
+
+
+def products(vectors: Vectors, query: npt.NDArray[np.float32]) -> Vectors:
+    """[m] inner products of [m, d] vectors with a query [d], each by itself.
+
+    A product of matrices sums in an order that depends on where a vector stands and beside how many: equal items would
+    get scores that differ in the last digit, and other ones the next time.
+    """
+    return np.asarray(np.vecdot(vectors, query), np.float32)
+
+
+def settled(
+    scores: Vectors, query: npt.NDArray[np.float32], k: int, vectors_of: Callable[[Rows], Vectors]
+) -> tuple[Rows, Vectors]:
+    """The k best by scores that may be off in their last digits, in an order that depends on the vectors alone.
+
+    Args:
+        scores: [n] inner products from a product of matrices; -inf for what must not come back.
+        query: [d].
+        k: Items wanted, no more than may come back.
+        vectors_of: Gives the vectors at some positions.
+
+    Returns:
+        positions [k] and scores [k], best first, the lower position first among equals.
+    """
+    found = top(scores, k)
+    vectors = vectors_of(found)
+    if 0 < len(found) < len(scores):
+        unsure = _ROUNDING * sqrt(float(query @ query) * float(np.vecdot(vectors, vectors).max()))
+        near = (scores >= scores[found[-1]] - np.float32(unsure)).nonzero()[0]
+        if len(near) > len(found):
+            found, vectors = near, vectors_of(near)
+    exact = products(vectors, query)
+    order = np.lexsort((found, -exact))[:k]
+    return found[order], exact[order]
 
 
 def rescored(vectors: Vectors, query: npt.NDArray[np.float32], rows: Rows, m: int) -> tuple[Rows, Vectors]:
@@ -25,7 +67,7 @@ def rescored(vectors: Vectors, query: npt.NDArray[np.float32], rows: Rows, m: in
     """
     # In the order of the rows, for the sake of equal scores and of the memory that they lie in.
     ordered = np.sort(rows)
-    scores = vectors.take(ordered, axis=0) @ query
+    scores = products(vectors.take(ordered, axis=0), query)
     chosen = np.argsort(-scores, kind="stable")[:m]
     return ordered[chosen], np.asarray(scores[chosen], np.float32)
 

@@ -39,7 +39,8 @@ class ScannIndex(OverfetchingIndex):
 
     def nearest(self, query: npt.NDArray[np.float32], depth: int, effort: int) -> tuple[Rows, Vectors]:
         """See OverfetchingIndex.nearest. ScaNN itself compares what it found by the vectors."""
-        wide = min(ceil(max(depth, FEWEST_CODES) * self.spec.search["widening"]), len(self))
+        wanted = max(depth, FEWEST_CODES, self.switching.depths[0])
+        wide = min(ceil(wanted * self.spec.search["widening"]), len(self))
         rows, scores = self.searcher.search(query, depth, wide, effort)
         return np.asarray(rows, np.int64), np.asarray(scores, np.float32)
 

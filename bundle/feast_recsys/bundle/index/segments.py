@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import ceil
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -17,13 +16,11 @@ import numpy as np
 
 from feast_recsys.bundle.errors import CorruptArtifact
 from feast_recsys.bundle.index.allowed import Allowed, Without, all_but
+from feast_recsys.bundle.index.exact import ExactIndex
 from feast_recsys.bundle.index.protocol import Index, Rows, Vectors
 
 BASE_FILE, ROWS_FILE = "base.npy", "rows.npy"
 TOMBSTONE = -1
-
-# Items of the base that are asked for beside those wanted, so that tombstones among the best seldom leave too few.
-_SPARE = 16
 
 
 @dataclass(frozen=True)
@@ -72,40 +69,24 @@ class Segments:
         found = np.empty((len(queries), m), np.int64), np.empty((len(queries), m), np.float32)
         if not m:
             return found
-        delta, products = self._from_delta(queries, allow)
+        new, new_scores = self._from_delta(queries, m, allow)
         for n, (rows, scores) in enumerate(self._from_base(queries, m, allow)):
-            every, both = np.concatenate([rows, delta]), np.concatenate([scores, products[n]])
+            every, both = np.concatenate([rows, new[n]]), np.concatenate([scores, new_scores[n]])
             order = np.lexsort((every, -both))[:m]
             found[0][n], found[1][n] = every[order], both[order]
         return found
 
-    def _from_delta(self, queries: Vectors, allow: Allowed | None) -> tuple[Rows, Vectors]:
-        """The allowed rows of the delta and their scores, [B, rows]."""
-        delta, vectors = self.delta, self._delta_vectors
-        if allow is not None:
-            allowed = allow.mask.take(delta)
-            delta, vectors = delta[allowed], vectors[allowed]
-        return delta, np.asarray(queries @ vectors.T, np.float32)
+    def _from_delta(self, queries: Vectors, m: int, allow: Allowed | None) -> tuple[Rows, Vectors]:
+        """Rows of now and scores of min(m, allowed) items of the delta, the best first."""
+        of_delta = None if allow is None else Allowed(allow.mask.take(self.delta))
+        found, scores = ExactIndex(self._delta_vectors).search_anew(queries, m, of_delta)
+        return self.delta.take(found), scores
 
     def _from_base(self, queries: Vectors, m: int, allow: Allowed | None) -> list[tuple[Rows, Vectors]]:
         """For each query, rows of now and scores of min(m, allowed) items that the base holds, the best first."""
-        filtered = None if allow is None else self._then_allowed(allow)
-        if filtered is None and len(self.tombstones):
-            live = len(self.base_rows) - len(self.tombstones)
-            wanted = min(m, live)
-            share = len(self.base_rows) / max(live, 1)
-            asked = min(ceil(m * share) + _SPARE, len(self.base_rows))
-            answers = [self._living(*answer, m) for answer in zip(*self.base.search(queries, asked), strict=True)]
-            if all(len(rows) >= wanted for rows, _ in answers):
-                return answers
-            filtered = self._alive
-        found, scores = self.base.search(queries, m, filtered)
+        alive = self._alive if len(self.tombstones) else None
+        found, scores = self.base.search(queries, m, alive if allow is None else self._then_allowed(allow))
         return list(zip(self.base_rows.take(found), scores, strict=True))
-
-    def _living(self, found: Rows, scores: Vectors, m: int) -> tuple[Rows, Vectors]:
-        rows = self.base_rows.take(found)
-        there = rows != TOMBSTONE
-        return rows[there][:m], scores[there][:m]
 
     def _then_allowed(self, allow: Allowed) -> Allowed:
         """The same for rows of the base. What a request excludes is put on top of what is kept for its filter."""
