@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from feast_recsys.bundle.index.allowed import Allowed, all_but
-from feast_recsys.bundle.index.contract import Case, ContractViolated, check, share_found, violation
+from feast_recsys.bundle.index.contract import Case, check, share_found, violation
 from feast_recsys.bundle.index.exact import ExactIndex
 from feast_recsys.bundle.index.kinds import build_index, open_index
 from feast_recsys.bundle.index.spec import spec_of
@@ -86,66 +86,3 @@ def test_exact_search_finds_all_of_the_best(case):
     answer = ExactIndex(case.vectors).search(case.queries, case.k, case.allow)
     assert violation(answer, case) == ""
     assert share_found(answer, case) == 1.0
-
-
-class Spoilt:
-    """Exact search, but for what a function makes of its answers."""
-
-    def __init__(self, vectors, spoil):
-        self._exact, self._spoil = ExactIndex(vectors), spoil
-        self.dimension, self.vectors_of = self._exact.dimension, self._exact.vectors_of
-
-    def __len__(self):
-        return len(self._exact)
-
-    def search(self, queries, k, allow=None):
-        return self._spoil(*self._exact.search(queries, k, allow))
-
-
-def swapped(rows, scores):
-    order = np.arange(rows.shape[1])[::-1]
-    return rows[:, order], scores[:, order]
-
-
-def worst_instead_of_best(rows, scores):
-    return rows[:, -max(rows.shape[1] // 2, 1) :], scores[:, -max(rows.shape[1] // 2, 1) :]
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda rows, scores: (rows[:, :-1], scores[:, :-1]), "instead of"),
-        (lambda rows, scores: (rows.astype(np.int32), scores), "instead of int64"),
-        (lambda rows, scores: (np.where(rows == rows.max(initial=0), -1, rows), scores), "rows from -1"),
-        (lambda rows, scores: (np.repeat(rows[:, :1], rows.shape[1], 1), scores), "comes twice"),
-        (lambda rows, scores: (rows, scores * np.float32(np.nan)), "not finite"),
-        (lambda rows, scores: (rows, scores + np.float32(0.1)), "off its inner product"),
-        (swapped, "after a worse one|higher row comes before"),
-    ],
-)
-def test_the_kit_names_what_is_wrong(spoil, message):
-    with pytest.raises(ContractViolated, match=message):
-        check(lambda vectors: Spoilt(vectors, spoil))
-
-
-def test_the_kit_misses_items_that_do_not_come_back():
-    """An index that knows only every other item keeps to the form, but misses the target."""
-
-    class Half(ExactIndex):
-        def search(self, queries, k, allow=None):
-            mask = np.ones(len(self), bool) if allow is None else allow.mask
-            if min(k, mask.sum()) <= (mask[::2]).sum():
-                mask = mask & (np.arange(len(self)) % 2 == 0)
-            return super().search(queries, k, Allowed(mask))
-
-    with pytest.raises(ContractViolated, match="of the best items found"):
-        check(Half)
-
-
-def test_the_kit_notices_forbidden_items():
-    class Deaf(ExactIndex):
-        def search(self, queries, k, allow=None):
-            return super().search(queries, k if allow is None else min(k, allow.count))
-
-    with pytest.raises(ContractViolated, match="must not come back"):
-        check(Deaf)
