@@ -16,8 +16,8 @@ from models_page import models_page
 from pydantic import BaseModel
 
 from feast_recsys.cli.main import COMMANDS, cli
-from feast_recsys.features import index_settings, settings, source_settings
-from feast_recsys.server.call import FRESH_UNAVAILABLE, SEEN_UNKNOWN
+from feast_recsys.features import index_settings, reranking_settings, serving_settings, settings, source_settings
+from feast_recsys.server.call import FRESH_UNAVAILABLE, SEEDS_WITHOUT_DIRECTION, SEEN_UNKNOWN
 from feast_recsys.server.families import BUNDLE_AGE, BUNDLE_AS_OF, FAMILIES
 from feast_recsys.server.reads import STORE_UNAVAILABLE
 from feast_recsys.server.tally import BUCKETS, Family
@@ -50,6 +50,7 @@ LABELS = {
         f"`{STORE_UNAVAILABLE}`": "the user could not be read; defaults stand in",
         f"`{SEEN_UNKNOWN}`": "so seen items could not be left out",
         f"`{FRESH_UNAVAILABLE}`": "fresh item features could not be read; the snapshot's stand in",
+        f"`{SEEDS_WITHOUT_DIRECTION}`": "what known seed items are like is not known, so items like them are missing",
     },
     "result": {
         "`hit`": "what it lets pass was kept",
@@ -96,9 +97,9 @@ def configuration_page() -> str:
         ("recsys.recommenders.NAME.retrieval.index with kind milvus or qdrant", index_settings.EngineIndex),
         ("recsys.recommenders.NAME.sources[N]", source_settings.Source),
         ("recsys.recommenders.NAME.ranking", settings.Ranking),
-        ("recsys.recommenders.NAME.reranking", settings.Reranking),
-        ("recsys.recommenders.NAME.reranking.caps[N]", settings.Cap),
-        ("recsys.serving", settings.Serving),
+        ("recsys.recommenders.NAME.reranking", reranking_settings.Reranking),
+        ("recsys.recommenders.NAME.reranking.caps[N]", reranking_settings.Cap),
+        ("recsys.serving", serving_settings.Serving),
     )
     for path, section in sections:
         parts.append(f"## `{path}`\n\n{_first_line(section)}\n\n{_table(section)}\n")

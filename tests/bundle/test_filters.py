@@ -158,16 +158,29 @@ WRONG = [
         "filter.comparison.key",
         "no item feature 'view:x'; there are: view:int64",
     ),
+    (Comparison("eq", "int64", 1), "filter.comparison.key", r"; did you mean 'view:int64'\? there are: "),
     (Comparison("like", "view:string", "a"), "filter.comparison.type", "unknown type 'like'"),
-    (Comparison("eq", "view:int64", "1990"), "filter.comparison.value", "view:int64 is int64"),
-    (Comparison("eq", "view:int64", True), "filter.comparison.value", "view:int64 is int64"),
-    (Comparison("eq", "view:float32", "x"), "filter.comparison.value", "view:float32 is float32"),
-    (Comparison("eq", "view:bool", 1), "filter.comparison.value", "view:bool is bool"),
+    (
+        Comparison("eq", "view:int64", "1990"),
+        "filter.comparison.value",
+        r"view:int64 is int64, but the operand is '1990' \(string_value\); give a whole number \(int64_value\)",
+    ),
+    (Comparison("eq", "view:int64", "9" * 1000), "filter.comparison.value", r"'9{59} \.\.\. \(string_value\); give"),
+    (Comparison("eq", "view:int64", True), "filter.comparison.value", r"the operand is True \(bool_value\); give"),
+    (Comparison("eq", "view:float32", "x"), "filter.comparison.value", r"give a number \(double_value\)"),
+    (Comparison("eq", "view:bool", 1), "filter.comparison.value", r"give true or false \(bool_value\)"),
     (Comparison("eq", "view:string", 1), "filter.comparison.value", "view:string is string"),
-    (Comparison("eq", "view:string", None), "filter.comparison.value", "view:string is string"),
-    (Comparison("in", "view:string", ("a", 1)), "filter.comparison.value[1]", "view:string is string"),
-    (Comparison("in", "view:string", "a"), "filter.comparison.value", "takes a list"),
-    (Comparison("eq", "view:string", ("a",)), "filter.comparison.value", "takes a single value"),
+    (Comparison("eq", "view:string", None), "filter.comparison.value", "the operand is unset, and null is no operand"),
+    (
+        Comparison("in", "view:string", ("a", 1)),
+        "filter.comparison.value.int64_list.values[1]",
+        r"the operand is 1 \(int64_list\); give a text \(string_list\)",
+    ),
+    (Comparison("in", "view:string", ("a", None)), "filter.comparison.value[1]", "the operand is unset"),
+    (Comparison("in", "view:string", ("a", {})), "filter.comparison.value[1]", "the operand is {}; give"),
+    (Comparison("in", "view:string", "a"), "filter.comparison.value", r"takes a list \(string_list\); it is 'a'"),
+    (Comparison("in", "view:string", None), "filter.comparison.value", "takes a list .*; it is unset"),
+    (Comparison("eq", "view:string", ("a",)), "filter.comparison.value", r"a single value \(string_value\)"),
     (Comparison("gt", "view:int64", (1,)), "filter.comparison.value", "takes a single value"),
     (Comparison("gt", "view:bool", True), "filter.comparison.type", "is a truth value"),
     (Comparison("gt", "view:int64s", 1), "filter.comparison.type", "is a list"),
@@ -184,6 +197,7 @@ def test_what_has_no_meaning_is_named_by_its_path(movies, condition, field, mess
     with pytest.raises(InvalidArgument, match=message) as caught:
         evaluate(condition, movies)
     assert caught.value.field == field
+    assert caught.value.message.startswith(f"{field}: ")
 
 
 def test_a_path_leads_through_the_tree(movies):
@@ -203,6 +217,7 @@ def test_a_path_leads_through_the_tree(movies):
         ({"type": ["eq"], "key": "a", "value": 1}, "filter.type"),
         ({"type": "eq", "key": "a"}, "filter"),
         ({"type": "and", "filters": {}}, "filter.filters"),
+        ({"type": "or"}, "filter.filters"),
         ({"type": "and", "filters": [{"type": "not", "filters": [7]}]}, "filter.filters[0].filters[0]"),
     ],
 )
@@ -210,6 +225,7 @@ def test_json_of_another_shape_is_named_by_its_path(document, field):
     with pytest.raises(InvalidArgument) as caught:
         parse_filter(document)
     assert caught.value.field == field
+    assert caught.value.message.startswith(field)
 
 
 def test_depth_is_limited(movies):
@@ -220,13 +236,52 @@ def test_depth_is_limited(movies):
         return tree
 
     assert evaluate(parse_filter(nested(32)), movies).tolist() == [True, False, False]
-    with pytest.raises(InvalidArgument, match="nested more than 32 deep"):
+    with pytest.raises(InvalidArgument, match="nested more than 32 deep") as caught:
         parse_filter(nested(33))
+    assert caught.value.field == "filter" + 33 * ".filters[0]"
+    assert caught.value.message.endswith(caught.value.field)
     tree = Comparison("eq", "view:bool", True)
     for _ in range(33):
         tree = Compound("not", (tree,))
     with pytest.raises(InvalidArgument, match="nested more than 32 deep"):
         evaluate(tree, movies)
+
+
+def some_of(key):
+    """How to ask for a value that is not null, as docs/edge-cases.md says."""
+    if key == "view:bool":
+        return {"type": "in", "key": key, "value": [True, False]}
+    if key == "view:string":
+        return {"type": "gte", "key": key, "value": ""}
+    return {"type": "or", "filters": [{"type": kind, "key": key, "value": 0} for kind in ("gte", "lt")]}
+
+
+@settings(deadline=None, max_examples=25)
+@given(catalogues())
+def test_null_is_asked_for_by_what_every_value_passes(tmp_path_factory, catalogue):
+    n, table = catalogue
+    snapshot = snapshot_of(tmp_path_factory.mktemp("snapshot"), n, table)
+    for key, (_, many) in FEATURES.items():
+        if not many:
+            present = [value is not None for value in table[key]]
+            assert evaluate(parse_filter(some_of(key)), snapshot).tolist() == present
+            absent = {"type": "not", "filters": [some_of(key)]}
+            assert evaluate(parse_filter(absent), snapshot).tolist() == [not one for one in present]
+
+
+@settings(deadline=None, max_examples=25)
+@given(catalogues(), TREES)
+def test_null_and_an_empty_list_pass_the_same_filters(tmp_path_factory, catalogue, tree):
+    n, table = catalogue
+    emptied = {
+        reference: [[] if FEATURES[reference][1] and value is None else value for value in items]
+        for reference, items in table.items()
+    }
+    with_null, without = (
+        evaluate(parse_filter(tree), snapshot_of(tmp_path_factory.mktemp("snapshot"), n, columns))
+        for columns in (table, emptied)
+    )
+    assert with_null.tolist() == without.tolist()
 
 
 @settings(deadline=None, max_examples=60)

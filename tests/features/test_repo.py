@@ -129,11 +129,27 @@ def test_string_ids_survive_the_wire(value: str) -> None:
     assert TEXT.parse(TEXT.format(value)) == value
 
 
-@pytest.mark.parametrize("text", ["", "abc", "1.0", "1e3", " 1", "1 ", "+1", "--1", "1_000", "٣", str(2**63)])
+@pytest.mark.parametrize(
+    "text", ["", "abc", "1.0", "1e3", " 1", "1 ", "+1", "--1", "1_000", "٣", "01", "-01", "-0", str(2**63), "9" * 5000]
+)
 def test_text_that_is_no_number_names_the_key(text: str) -> None:
     with pytest.raises(InvalidArgument, match="user_id") as caught:
         NUMBER.parse(text)
     assert caught.value.field == "user_id"
+    assert caught.value.message.count("user_id") == 1
+    with pytest.raises(InvalidArgument) as caught:
+        NUMBER.parse(text, "user_ids[1]")
+    assert caught.value.field == "user_ids[1]"
+    assert caught.value.message.startswith("user_ids[1] ")
+
+
+@given(st.text("0123456789+- ", max_size=4))
+def test_an_id_has_one_text(text: str) -> None:
+    try:
+        value = NUMBER.parse(text)
+    except InvalidArgument:
+        return
+    assert NUMBER.format(value) == text
 
 
 def test_an_empty_string_id_is_refused() -> None:

@@ -61,6 +61,9 @@ def test_without_sources_nothing_is_listed():
         ([{"name": "a", "kind": "recent", "by": "year"}], "films.sources.0.by", "match pattern"),
         ([{"name": "retrieval", "kind": "popular"}], "films.sources.0", "choose another name"),
         ([{"name": "similar"}], "films.sources.0", "choose another name"),
+        ([{"name": "similar", "kind": "similar", "filter": FILTER}], "films.sources.0", "choose another name"),
+        ([{"name": "similar", "kind": "similar", "model": "content"}], "films.sources.0", "choose another name"),
+        ([{"name": "a", "cold_below": 3}], "films.sources.0", "cold_below says nothing without `only: cold`"),
         ([{"name": "a", "filter": {"type": "above"}}], "films.sources.0", "unknown type 'above'"),
         ([{"name": "a", "qouta": 1}], "films.sources.0.qouta", "not permitted"),
     ],
@@ -70,6 +73,14 @@ def test_what_does_not_fit_is_named(sources, path, message):
         parse(sources)
     assert refused.value.field == f"recsys.recommenders.{path}"
     assert message in refused.value.message
+
+
+def test_few_likes_are_five_unless_the_settings_say_so():
+    assert parse([{"name": "a", "only": "cold"}]).sources[0].known_from == 5
+    assert parse([{"name": "a", "only": "cold", "cold_below": 2}]).sources[0].known_from == 2
+    [one] = parse([{"name": "a", "only": "cold"}]).sources
+    [same] = parse([{"name": "a", "only": "cold", "cold_below": 5}]).sources
+    assert one.shape() == same.shape()
 
 
 def test_likeness_needs_a_history():

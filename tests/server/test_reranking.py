@@ -12,9 +12,10 @@ from scipy.spatial.distance import cdist
 from feast_recsys.bundle.columns import Column, DType
 from feast_recsys.bundle.errors import InvalidArgument
 from feast_recsys.bundle.snapshot import open_snapshot, write_snapshot
+from feast_recsys.features.reranking_settings import MAX_CAPS
 from feast_recsys.server import requests
 from feast_recsys.server.requests import Reranking
-from feast_recsys.server.reranking import MAX_CAPS, Cap, arrange, check, directions, likenesses, positions_of
+from feast_recsys.server.reranking import Cap, arrange, check, directions, likenesses, positions_of
 
 # Cosines of these, and sums of such products with the weights and probabilities below, are exact: ties are ties.
 AXES = [(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 0)]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.serving_bundle import best
+from support.serving import failure, serving
+from support.serving_bundle import best, publish_bundle
+from support.serving_world import build_world
 
 from feast_recsys.v1 import recommender_service_pb2 as pb
 
@@ -167,10 +169,30 @@ def test_recommend_agrees_with_retrieve_then_rank(service):
 def test_recommends_defaults_and_its_limits(service):
     request = pb.RecommendRequest(recommender="both", user_id=service.world.id(1))
     assert len(service.stub.Recommend(request).item_ids) == 5
+    request.candidate_count = 12
     request.top_k = 100
     assert len(service.stub.Recommend(request).item_ids) == 12, "at most candidate_count"
     request.candidate_count = 1000
     assert len(service.stub.Recommend(request).item_ids) == 36, "all that user 1 has not seen"
+
+
+@pytest.mark.parametrize(("top_k", "width"), [(0, 12), (5, 12), (12, 12), (13, 13), (30, 30), (100, 100)])
+def test_as_many_are_ranked_as_are_wanted_back_where_no_number_of_candidates_is_given(service, top_k, width):
+    """12 is the recommender's."""
+    request = pb.RecommendRequest(recommender="both", user_id=service.world.id(1), top_k=top_k)
+    reply = service.stub.Recommend(request)
+    request.candidate_count = width
+    assert reply == service.stub.Recommend(request)
+    assert len(reply.item_ids) == min(top_k or 5, 36)
+
+
+def test_no_more_can_be_recommended_than_may_be_ranked(tmp_path):
+    world = build_world(tmp_path, recommenders={"both": {"candidates": 12}}, serving={"max_candidates": 20})
+    publish_bundle(world, names=["both"])
+    with serving(world) as (_, stub):
+        assert len(stub.Recommend(pb.RecommendRequest(user_id="1", top_k=20)).item_ids) == 20
+        refused = failure(stub.Recommend, pb.RecommendRequest(user_id="1", top_k=21))
+        assert (refused.code, refused.fields) == ("INVALID_ARGUMENT", ("top_k",))
 
 
 def test_recommend_with_nothing_eligible_is_empty(service):

@@ -43,7 +43,22 @@ FILTERS = {
         "filter.compound.filters[0].comparison.value",
         "int64",
     ),
-    "null operand": (leaf(type=EQ, key="catalogue:year"), "filter.comparison.value", "None"),
+    "unknown feature of another view": (
+        leaf(type=EQ, key="year", value=pb.Value(int64_value=1)),
+        "filter.comparison.key",
+        "did you mean 'catalogue:year'?",
+    ),
+    "null operand": (leaf(type=EQ, key="catalogue:year"), "filter.comparison.value", "the operand is unset"),
+    "number as text": (
+        leaf(type=EQ, key="catalogue:year", value=pb.Value(string_value="1")),
+        "filter.comparison.value",
+        "'1' (string_value); give a whole number (int64_value)",
+    ),
+    "list of another type": (
+        leaf(type=IN, key="catalogue:year", value=pb.Value(string_list=pb.StringList(values=["1"]))),
+        "filter.comparison.value.string_list.values[0]",
+        "'1' (string_list); give a whole number (int64_list)",
+    ),
     "NaN": (
         leaf(type=EQ, key="catalogue:price", value=pb.Value(double_value=float("nan"))),
         "filter.comparison.value",
@@ -71,7 +86,6 @@ FILTERS = {
     "NOT of two": (branch(NOT, GOOD, GOOD), "filter.compound.filters", "exactly one"),
     "unset part": (branch(AND, GOOD, pb.Filter()), "filter.compound.filters[1]", "unset"),
     "too many parts": (branch(AND, *[GOOD] * 1000), "filter", "1000"),
-    "too deep": (nested(33), "filter", "32 deep"),
     "huge operand": (
         leaf(type=EQ, key="catalogue:year", value=pb.Value(string_value=LONG)),
         "filter.comparison.value",
@@ -90,8 +104,21 @@ def test_a_wrong_filter_is_named_by_its_path(service, case):
         error = failure(call, kind(recommender="both", user_id=service.world.id(1), filter=condition))
         assert (error.code, error.reason) == ("INVALID_ARGUMENT", "INVALID_ARGUMENT")
         assert error.fields == (path,)
+        assert error.message.startswith(path)
         assert says in error.message
         assert not error.retry
+
+
+def test_a_filter_that_is_nested_too_deep_is_named_by_limit_and_place(service):
+    condition = branch(AND, GOOD, nested(32))
+    request = pb.RetrieveRequest(recommender="both", user_id=service.world.id(1), filter=condition)
+    error = failure(service.stub.Retrieve, request)
+    place = "filter.compound.filters[1]" + ".compound.filters[0]" * 31
+    assert error.code == "INVALID_ARGUMENT"
+    assert error.message.startswith(f"filters are nested more than 32 deep, the limit, at {place}")
+    [path] = error.fields
+    assert path.endswith(" ...")
+    assert place.startswith(path.removesuffix(" ..."))
 
 
 def test_a_filter_may_be_nested_as_deep_as_the_limit(service):
@@ -115,19 +142,21 @@ def test_a_message_that_is_none_is_the_callers_fault(service):
         error = failure(send, garbage)
         assert (error.code, error.reason) == ("INVALID_ARGUMENT", "INVALID_ARGUMENT")
         assert "can't be decoded" in error.message
+        assert "more than 32 deep" in error.message
 
 
 CONTEXT = {
     "unknown name": ("colour", pb.Value(int64_value=1), "profile:age"),
+    "name without its view": ("age", pb.Value(int64_value=1), "did you mean 'profile:age'?"),
     "item feature": ("catalogue:year", pb.Value(int64_value=1), "no value of that name"),
     "the id": ("entity:user_id", pb.Value(int64_value=1), "no value of that name"),
-    "text for a number": ("profile:age", pb.Value(string_value="7"), "int64"),
-    "fraction for a whole number": ("profile:age", pb.Value(double_value=7.5), "int64"),
+    "text for a number": ("profile:age", pb.Value(string_value="7"), "not string_value; give int64_value"),
+    "fraction for a whole number": ("profile:age", pb.Value(double_value=7.5), "not double_value; give int64_value"),
     "truth value for a number": ("hour", pb.Value(bool_value=True), "int64"),
     "number for text": ("profile:gender", pb.Value(int64_value=7), "string"),
     "list for a scalar": ("hour", pb.Value(int64_list=pb.Int64List(values=[1])), "single value"),
     "scalar for a list": ("history:items", pb.Value(int64_value=1), "list"),
-    "list of another type": ("seen:items", pb.Value(double_list=pb.DoubleList(values=[1.0])), "float"),
+    "list of another type": ("seen:items", pb.Value(double_list=pb.DoubleList(values=[1.0])), "not double_list"),
     "NaN": ("profile:spend", pb.Value(double_value=float("nan")), "finite"),
     "infinity": ("profile:spend", pb.Value(double_value=float("-inf")), "finite"),
     "beyond single precision": ("profile:spend", pb.Value(double_value=1e300), "single precision"),
@@ -158,7 +187,7 @@ CANDIDATE = {
     "too many": ("discount", {"int64_values": pb.Int64List(values=[1, 2, 3])}, "3 values for 2 item_ids"),
     "text for a number": ("discount", {"string_values": pb.StringList(values=["1", "2"])}, "string"),
     "fractions for whole numbers": ("catalogue:year", {"float_values": pb.FloatList(values=[1.0, 2.0])}, "float"),
-    "neither 0 nor 1": ("catalogue:adult", {"int64_values": pb.Int64List(values=[1, 2])}, "0 or 1"),
+    "neither 0 nor 1": ("catalogue:adult", {"int64_values": pb.Int64List(values=[1, 2])}, "bool_values, or 0 and 1"),
     "a list feature": ("catalogue:genres", {"string_values": pb.StringList(values=["x", "y"])}, "list"),
     "NaN": ("retrieval_score", {"float_values": pb.FloatList(values=[1.0, float("nan")])}, "finite"),
     "infinity": ("retrieval_score", {"float_values": pb.FloatList(values=[float("inf"), 1.0])}, "finite"),
@@ -186,23 +215,29 @@ def test_a_wrong_candidate_feature_is_named(service, case):
 def test_numbers_and_sizes_have_limits(service):
     user_id = service.world.id(1)
     retrieve, rank, recommend = service.stub.Retrieve, service.stub.Rank, service.stub.Recommend
-    for call, request, field in (
-        (retrieve, pb.RetrieveRequest(top_k=-1), "top_k"),
-        (retrieve, pb.RetrieveRequest(top_k=1001), "top_k"),
-        (retrieve, pb.RetrieveRequest(exclude_item_ids=["1"] * 10_001), "exclude_item_ids"),
-        (rank, pb.RankRequest(top_k=-1), "top_k"),
-        (rank, pb.RankRequest(top_k=2001), "top_k"),
-        (rank, pb.RankRequest(item_ids=["1"] * 2001), "item_ids"),
-        (recommend, pb.RecommendRequest(top_k=-1), "top_k"),
-        (recommend, pb.RecommendRequest(top_k=1001), "top_k"),
-        (recommend, pb.RecommendRequest(candidate_count=-1), "candidate_count"),
-        (recommend, pb.RecommendRequest(candidate_count=2001), "candidate_count"),
-        (recommend, pb.RecommendRequest(exclude_item_ids=["1"] * 10_001), "exclude_item_ids"),
+    many, pinned = ["1"] * 10_001, pb.Reranking(pinned_item_ids=["1"] * 1001)
+    blocked = pb.Reranking(blocked_item_ids=many)
+    for call, request, field, setting in (
+        (retrieve, pb.RetrieveRequest(top_k=-1), "top_k", ""),
+        (retrieve, pb.RetrieveRequest(top_k=1001), "top_k", "max_top_k"),
+        (retrieve, pb.RetrieveRequest(exclude_item_ids=many), "exclude_item_ids", "max_exclusions"),
+        (retrieve, pb.RetrieveRequest(seed_item_ids=["1"] * 2001), "seed_item_ids", "max_candidates"),
+        (rank, pb.RankRequest(top_k=-1), "top_k", ""),
+        (rank, pb.RankRequest(top_k=2001), "top_k", "max_candidates"),
+        (rank, pb.RankRequest(item_ids=["1"] * 2001), "item_ids", "max_candidates"),
+        (rank, pb.RankRequest(reranking=pinned), "reranking.pinned_item_ids", "max_top_k"),
+        (recommend, pb.RecommendRequest(top_k=-1), "top_k", ""),
+        (recommend, pb.RecommendRequest(top_k=1001), "top_k", "max_top_k"),
+        (recommend, pb.RecommendRequest(candidate_count=-1), "candidate_count", ""),
+        (recommend, pb.RecommendRequest(candidate_count=2001), "candidate_count", "max_candidates"),
+        (recommend, pb.RecommendRequest(exclude_item_ids=many), "exclude_item_ids", "max_exclusions"),
+        (recommend, pb.RecommendRequest(reranking=blocked), "reranking.blocked_item_ids", "max_exclusions"),
     ):
         request.recommender, request.user_id = "both", user_id
         error = failure(call, request)
         assert (error.code, error.fields) == ("INVALID_ARGUMENT", (field,))
         assert any(limit in error.message for limit in ("1000", "2000", "10000", "-1"))
+        assert (f"(serving.{setting} in its settings)" in error.message) is bool(setting)
 
 
 def test_the_limits_themselves_are_fine(service):
@@ -227,7 +262,10 @@ def test_a_user_must_be_given(service):
         assert "empty" in error.message
 
 
-@pytest.mark.parametrize("user_id", ["abc", "1.0", " 1", "9223372036854775808", LONG])
+NO_PLAIN_INTEGERS = ["abc", "1.0", " 1", "1 ", "+1", "01", "-0", "٣", "9223372036854775808", "9" * 5000, LONG]
+
+
+@pytest.mark.parametrize("user_id", NO_PLAIN_INTEGERS)
 def test_a_user_id_must_fit_the_key(service, user_id):
     request = pb.RetrieveRequest(recommender="both", user_id=user_id)
     if service.world.text:
@@ -235,6 +273,17 @@ def test_a_user_id_must_fit_the_key(service, user_id):
         return
     error = failure(service.stub.Retrieve, request)
     assert (error.code, error.fields) == ("INVALID_ARGUMENT", ("user_id",))
+    assert error.message.startswith("user_id '")
+    assert error.message.count("user_id") == 1
+
+
+@pytest.mark.parametrize("item_id", NO_PLAIN_INTEGERS)
+def test_an_item_id_that_is_no_plain_integer_is_an_unknown_item(service, item_id):
+    known = service.world.id(3)
+    reply = service.stub.Rank(
+        pb.RankRequest(recommender="both", user_id=service.world.id(1), item_ids=[item_id, known])
+    )
+    assert (list(reply.item_ids), list(reply.unknown_item_ids)) == ([known], [item_id])
 
 
 def test_an_unknown_recommender_is_not_found_with_those_that_exist(service):

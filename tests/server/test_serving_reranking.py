@@ -244,15 +244,35 @@ def test_the_recommenders_rules_hold_until_a_request_brings_its_own(tmp_path):
         plain = ask(reranking=BY_PROBABILITY)
         assert plain != ask()
         assert len(plain) == 12
-        assert "11" in stub.Rank(pb.RankRequest(user_id="1", item_ids=["11"], reranking=BY_PROBABILITY)).item_ids
-        assert not stub.Rank(pb.RankRequest(user_id="1", item_ids=["11"])).item_ids
+
+
+def test_what_the_settings_block_no_request_brings_back(tmp_path):
+    world, _ = world_with(tmp_path, {"blocked_item_ids": [11, 12]})
+    with serving(world) as (_, stub):
+
+        def asked(**rules):
+            """The ids of everything that Rank and Recommend have, which must be the same."""
+            given = {"reranking": pb.Reranking(**rules)} if rules else {}
+            ranked = stub.Rank(pb.RankRequest(user_id="1", item_ids=world.item_ids, **given))
+            recommended = stub.Recommend(pb.RecommendRequest(user_id="1", top_k=EVERYTHING, **given))
+            assert set(ranked.item_ids) == set(recommended.item_ids)
+            return list(ranked.item_ids)
+
+        others = {i for i in world.item_ids if i not in ("11", "12")}
+        assert set(asked()) == others
+        assert set(asked(relevance_weight=1.0)) == others
+        assert set(asked(caps=[cap("title", 1)])) == others
+        assert set(asked(blocked_item_ids=["13"])) == others - {"13"}
+        pinned = asked(pinned_item_ids=["11", "3"])
+        assert pinned[0] == "3", "a pinned item that is blocked stays out, as any that is not eligible"
+        assert set(pinned) == others
 
 
 @pytest.mark.parametrize(
     ("rules", "field"),
     [
         ({"caps": [{"key": "catalogue:nothing", "max_items": 1}]}, "recommenders.both.reranking.caps[0].key"),
-        ({"pinned_item_ids": ["1"], "blocked_item_ids": ["1"]}, "recommenders.both.reranking.pinned_item_ids[0]"),
+        ({"caps": [{"key": "catalogue:price", "max_items": 1}]}, "recommenders.both.reranking.caps[0].key"),
     ],
 )
 def test_settings_that_do_not_fit_the_items_are_refused_with_the_bundle(tmp_path, rules, field):

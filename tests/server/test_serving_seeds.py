@@ -90,7 +90,7 @@ def test_neither_user_nor_seeds_is_refused(service):
     with pytest.raises(grpc.RpcError) as refused:
         service.stub.Retrieve(pb.RetrieveRequest(recommender="plain"))
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-    assert refused.value.details().startswith("user_id:")
+    assert refused.value.details().startswith("user_id is empty")
 
 
 def test_a_bias_says_nothing_of_likeness():

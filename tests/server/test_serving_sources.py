@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 import pytest
 from support.serving import failure, serving
 from support.serving_bundle import Oracle, best, publish_bundle
-from support.serving_sources import LIKES, QUOTAS, Sources, build_sources_world, merged, seen_by
+from support.serving_sources import ADULT, LIKES, QUOTAS, Sources, build_sources_world, merged, seen_by
 from support.serving_world import ITEMS
 
 from feast_recsys.bundle.store import open_bundle
@@ -15,7 +16,7 @@ from feast_recsys.features.repo import open_repo
 from feast_recsys.server.prepare import prepare
 from feast_recsys.v1 import recommender_service_pb2 as pb
 
-NAMES = ("mixed", "narrow", "plain")
+NAMES = ("mixed", "narrow", "grownup", "plain")
 STRANGER = {"personal": 0, "fresh": 0, "trending": 10, "newest": 2, "alike": 0}
 STRANGER_FILL = ("trending", "newest", "personal", "fresh", "alike")
 
@@ -71,6 +72,15 @@ def test_a_history_in_the_request_makes_a_stranger_known(mixed):
     reply = stub.Retrieve(request)
     assert {name: list(reply.sources).count(name) for name in QUOTAS} == QUOTAS
     assert reply.info.user_status == pb.USER_STATUS_UNKNOWN
+
+
+def test_a_history_of_items_that_the_catalogue_lacks_is_something_known(mixed):
+    """A model may have learnt from items that are gone; likeness has nothing to look at, so the others fill up."""
+    stub, _, _ = mixed
+    context = {"history:items": pb.Value(int64_list=pb.Int64List(values=[998, 999]))}
+    request = pb.RetrieveRequest(recommender="mixed", user_id="99", top_k=12, context=context)
+    reply = stub.Retrieve(request)
+    assert {name: list(reply.sources).count(name) for name in QUOTAS} == {**QUOTAS, "personal": 6, "alike": 0}
 
 
 @pytest.mark.parametrize("user", ["1", "4", "99"])
@@ -157,6 +167,122 @@ def test_seed_items_ask_the_sources_of_likeness(mixed, seeds):
     assert failure(stub.Retrieve, request).fields == ("sources[1]",)
     plain = stub.Retrieve(pb.RetrieveRequest(recommender="plain", seed_item_ids=seeds, top_k=3))
     assert list(plain.sources) == ["similar"] * 3
+
+
+@pytest.mark.parametrize("k", [1, 3, 8, 9, 25, 39, 40])
+@pytest.mark.parametrize("seeds", [["7"], ["10", "30"]])
+def test_where_sources_of_likeness_are_short_likeness_by_the_own_model_fills_up(mixed, seeds, k):
+    """`adult` has fifths only."""
+    stub, _, sources = mixed
+    scores = sources.similar(seeds)
+    adult = [i for i in best(scores, 40) if int(i) % 5 == 0]
+    rest = [i for i in best(scores, 40) if int(i) % 5]
+    request = pb.RetrieveRequest(recommender="grownup", seed_item_ids=seeds, top_k=k)
+    for names in ([], ["similar", "adult"]):
+        request.sources[:] = names
+        reply = stub.Retrieve(request)
+        wanted = [(i, scores[i], "adult") for i in adult] + [(i, scores[i], "similar") for i in rest]
+        assert answer(reply) == wanted[:k]
+        assert not reply.info.degraded_reasons
+    request.sources[:] = ["adult"]
+    assert list(stub.Retrieve(request).item_ids) == adult[:k]
+
+
+@pytest.mark.parametrize("k", [1, 5, 18, 40])
+def test_what_fills_up_for_seeds_is_eligible_too(mixed, k):
+    stub, oracle, _ = mixed
+    request = pb.RetrieveRequest(
+        recommender="grownup", seed_item_ids=["7"], top_k=k, filter=year_above(1), exclude_item_ids=["3", "10"]
+    )
+    eligible = {i for i in oracle.ids if int(i) % 4 > 1 and i not in ("3", "5", "7", "10")}
+    reply = stub.Retrieve(request)
+    assert len(set(reply.item_ids)) == len(reply.item_ids) == min(k, len(eligible))
+    assert set(reply.item_ids) <= eligible
+
+
+def test_whatever_an_answer_names_a_request_may_name(mixed):
+    stub, _, _ = mixed
+    for recommender in NAMES:
+        for whose in ({"user_id": "1"}, {"seed_item_ids": ["7"]}):
+            request = pb.RetrieveRequest(recommender=recommender, top_k=40, **whose)
+            for name in set(stub.Retrieve(request).sources):
+                request.sources[:] = [name]
+                reply = stub.Retrieve(request)
+                assert set(reply.sources) == {name}
+    request = pb.RetrieveRequest(recommender="narrow", user_id="1", top_k=40, sources=["retrieval", "old"])
+    reply = stub.Retrieve(request)
+    assert (reply.item_ids[0], reply.sources[0]) == ("28", "old")
+    assert list(reply.sources[1:]) == ["retrieval"] * (len(reply.item_ids) - 1)
+
+
+@pytest.mark.parametrize(
+    ("recommender", "whose", "sources", "message"),
+    [
+        (
+            "plain",
+            "seeds",
+            ["retrieval"],
+            "to do with seed items; for seed items it has: similar",
+        ),
+        (
+            "mixed",
+            "seeds",
+            ["alike", "trending"],
+            "'trending' has nothing to do with seed items; for seed items it",
+        ),
+        ("grownup", "seeds", ["x"], "'grownup' has no source 'x'; for seed items it has: adult, similar"),
+        ("plain", "user", ["similar"], "'similar' is likeness to seed_item_ids, and there are none; it has: retrieval"),
+        (
+            "mixed",
+            "user",
+            ["retrieval"],
+            "'mixed' has no source 'retrieval'; it has: personal, fresh, trending, newest",
+        ),
+        ("narrow", "user", ["adlut"], "'narrow' has no source 'adlut'; did you mean 'adult'? it has: old, none, adult"),
+        ("narrow", "user", ["x"], "'narrow' has no source 'x'; it has: old, none, adult, retrieval"),
+    ],
+)
+def test_a_source_that_says_nothing_is_refused_with_those_that_do(mixed, recommender, whose, sources, message):
+    stub, _, _ = mixed
+    asked = {"user_id": "1"} if whose == "user" else {"seed_item_ids": ["7"]}
+    refused = failure(stub.Retrieve, pb.RetrieveRequest(recommender=recommender, sources=sources, **asked))
+    assert refused.code == "INVALID_ARGUMENT"
+    assert refused.fields == (f"sources[{len(sources) - 1}]",)
+    assert message in refused.message
+
+
+def test_seeds_of_which_nothing_is_known_are_told(tmp_path):
+    """Item 12 has no direction by the own model, but by `content`; the fifths are adult."""
+    adult = {"name": "adult", "kind": "similar", "history": "history:items", "model": "content", "filter": ADULT}
+    recommenders = {
+        "plain": {"ranking": None},
+        "part": {"ranking": None, "sources": [adult]},
+        "whole": {"ranking": None, "sources": [{**adult, "filter": None}]},
+    }
+    world = build_sources_world(tmp_path / "repo", recommenders=recommenders)
+
+    def without_direction(staged):
+        vectors = np.load(staged / "vectors.npy")
+        vectors[11] = 0.0
+        np.save(staged / "vectors.npy", vectors)
+
+    publish_bundle(world, names=list(recommenders), change=without_direction)
+    with serving(world) as (_, stub):
+
+        def ask(recommender, seeds, **fields):
+            request = pb.RetrieveRequest(recommender=recommender, seed_item_ids=seeds, **{"top_k": 40, **fields})
+            reply = stub.Retrieve(request)
+            return len(reply.item_ids), list(reply.info.degraded_reasons)
+
+        told = ["SEED_ITEMS_WITHOUT_DIRECTION"]
+        assert ask("plain", ["12"]) == (0, told)
+        assert ask("plain", ["12"], filter=year_above(100)) == (0, []), "nothing was to be had"
+        assert ask("plain", ["12", "13"]) == (38, [])
+        assert ask("plain", ["nowhere"]) == (0, [])
+        assert ask("part", ["12"]) == (8, told)
+        assert ask("part", ["12"], top_k=8) == (8, [])
+        assert ask("part", ["12"], sources=["adult"]) == (8, [])
+        assert ask("whole", ["12"]) == (39, [])
 
 
 def test_recommend_hands_source_and_score_over_to_the_ranker(mixed):

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from feast_recsys.bundle.errors import InvalidSettings
-from feast_recsys.features.settings import Serving
+from feast_recsys.features.serving_settings import Serving
 from feast_recsys.server.imports import limit_threads
 from feast_recsys.server.ports import HeldPort
 

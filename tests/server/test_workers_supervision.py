@@ -14,7 +14,7 @@ SUPERVISOR = """
 import json, logging, os, signal, sys
 from pathlib import Path
 from feast_recsys.bundle.errors import RecsysError
-from feast_recsys.features.settings import Serving
+from feast_recsys.features.serving_settings import Serving
 from feast_recsys.server import supervisor
 from feast_recsys.server.exposition import read_folder
 from feast_recsys.server.supervisor import LISTENING

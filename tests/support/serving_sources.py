@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from support import graphs
 from support.serving_bundle import Oracle, soften
@@ -56,6 +57,10 @@ RECOMMENDERS: dict[str, Any] = {
             {"name": "none", "kind": "recent", "by": "catalogue:price", "filter": NONE_PASSES},
             {"name": "adult", "kind": "recent", "by": "catalogue:price", "filter": ADULT, "quota": 1},
         ],
+    },
+    "grownup": {
+        "ranking": None,
+        "sources": [{"name": "adult", "kind": "similar", "history": "history:items", "filter": ADULT}],
     },
     "plain": {"ranking": None, "candidates": 7},
 }  # fmt: skip
@@ -117,6 +122,13 @@ class Sources:
         if not seeds:
             return {}
         vectors = np.load(self.oracle.folder / "content.npy")
+        return self._alike(vectors, seeds)
+
+    def similar(self, seeds: Sequence[str]) -> dict[str, float]:
+        """By the recommender's own vectors."""
+        return self._alike(self.oracle.vectors, seeds)
+
+    def _alike(self, vectors: npt.NDArray[np.float32], seeds: Sequence[str]) -> dict[str, float]:
         chosen = [vectors[self.oracle.ids.index(seed)] for seed in seeds]
         query = np.mean([v / np.linalg.norm(v) for v in chosen], axis=0)
         scores = dict(zip(self.oracle.ids, (vectors @ query).tolist(), strict=True))

@@ -28,6 +28,7 @@ from feast_recsys.bundle.filters import (
     Filter,
     check_depth,
 )
+from feast_recsys.bundle.hints import did_you_mean, shown
 from feast_recsys.bundle.index.allowed import Mask
 from feast_recsys.bundle.snapshot import Snapshot
 
@@ -38,6 +39,14 @@ _ARROW = {DType.INT64: pa.int64(), DType.FLOAT32: pa.float32(), DType.BOOL: pa.u
 _COMPARED = 8
 # Hits that are rarer than one in so many are quicker found in the lists than counted.
 _RARE = 50
+# How a caller gives an operand: in words, and the field of the wire's Value; a list has a field of its own.
+_GIVEN = {
+    DType.INT64: ("a whole number", "int64"),
+    DType.FLOAT32: ("a number", "double"),
+    DType.BOOL: ("true or false", "bool"),
+    DType.STRING: ("a text", "string"),
+}
+_FIELDS = {int: "int64", float: "double", bool: "bool", str: "string"}
 _COMPARE = {"gt": pc.greater, "gte": pc.greater_equal, "lt": pc.less, "lte": pc.less_equal}
 
 
@@ -88,22 +97,23 @@ def plan_of(condition: Filter, snapshot: Snapshot, path: str = "filter", depth: 
         condition: The filter.
         snapshot: The catalogue.
         path: Path of the filter in the request, for messages; below it they follow the wire's field names
-            (`filter.compound.filters[0].comparison.value`).
+            (`filter.compound.filters[0].comparison.value.int64_list.values[1]`).
         depth: How deep this filter is nested.
 
     Raises:
         InvalidArgument: unknown feature, operand of another type, an operator that the feature does not have, a
-            wrong number of operands, or more than MAX_DEPTH levels; names the path.
+            wrong number of operands, or more than MAX_DEPTH levels; `field` is the path, and the message begins with
+            it.
     """
     check_depth(depth, path)
     if isinstance(condition, Comparison):
         return _leaf(condition, snapshot, f"{path}.comparison")
     path = f"{path}.compound"
     if condition.type not in COMPOUNDS:
-        raise InvalidArgument(f"{path}: unknown type {condition.type!r}", field=f"{path}.type")
+        raise InvalidArgument(f"{path}.type: unknown type {shown(condition.type)}", field=f"{path}.type")
     if not condition.filters or (condition.type == "not" and len(condition.filters) != 1):
         wanted = "exactly one filter" if condition.type == "not" else "at least one filter"
-        raise InvalidArgument(f"{path}: {condition.type!r} takes {wanted}", field=f"{path}.filters")
+        raise InvalidArgument(f"{path}.filters: {condition.type!r} takes {wanted}", field=f"{path}.filters")
     plans = [plan_of(f, snapshot, f"{path}.filters[{n}]", depth + 1) for n, f in enumerate(condition.filters)]
     return negated(plans[0]) if condition.type == "not" else joint_of(condition.type, plans)
 
@@ -155,27 +165,44 @@ def joint_of(kind: str, plans: list[Plan]) -> Plan:
 
 def _leaf(leaf: Comparison, snapshot: Snapshot, path: str) -> Plan:
     if leaf.key not in snapshot.references:
-        known = ", ".join(snapshot.references)
-        raise InvalidArgument(f"{path}: no item feature {leaf.key!r}; there are: {known}", field=f"{path}.key")
+        near, known = did_you_mean(leaf.key, snapshot.references), ", ".join(snapshot.references)
+        raise InvalidArgument(
+            f"{path}.key: no item feature {shown(leaf.key)}{near or ';'} there are: {known}", field=f"{path}.key"
+        )
     if leaf.type not in COMPARISONS:
-        raise InvalidArgument(f"{path}: unknown type {leaf.type!r}", field=f"{path}.type")
+        raise InvalidArgument(f"{path}.type: unknown type {shown(leaf.type)}", field=f"{path}.type")
     dtype, many = snapshot.dtype(leaf.key), leaf.type in ("in", "nin")
     if many is not isinstance(leaf.value, tuple | list):
-        wanted = "a list" if many else "a single value"
-        raise InvalidArgument(f"{path}: {leaf.type!r} takes {wanted}", field=f"{path}.value")
+        wanted = f"a list ({_GIVEN[dtype][1]}_list)" if many else f"a single value ({_GIVEN[dtype][1]}_value)"
+        have = "it is unset" if leaf.value is None else f"it is {shown(leaf.value)}"
+        raise InvalidArgument(f"{path}.value: {leaf.type!r} takes {wanted}; {have}", field=f"{path}.value")
     operands = tuple(leaf.value) if many else (leaf.value,)
     for n, operand in enumerate(operands):
         if not _fits(operand, dtype):
-            at = f"{path}.value[{n}]" if many else f"{path}.value"
-            raise InvalidArgument(f"{at}: {leaf.key} is {dtype.value}, but the operand is {operand!r}", field=at)
+            raise _misfit(leaf.key, dtype, operand, f"{path}.value", n if many else None)
     if leaf.type in ORDER:
         if snapshot.is_list(leaf.key) or dtype is DType.BOOL:
             kind = "list" if snapshot.is_list(leaf.key) else "truth value"
-            raise InvalidArgument(f"{path}: {leaf.key} is a {kind}; {leaf.type!r} has no meaning for it; use eq, ne, "
-                                  "in or nin", field=f"{path}.type")  # fmt: skip
+            raise InvalidArgument(
+                f"{path}.type: {leaf.key} is a {kind}; {leaf.type!r} has no meaning for it; use eq, ne, in or nin",
+                field=f"{path}.type",
+            )
         return _order(leaf.key, leaf.type, leaf.value, dtype)
     member = Member(leaf.key, _operands(operands, dtype))
     return Not(member) if leaf.type in ("ne", "nin") else member
+
+
+def _misfit(key: str, dtype: DType, operand: Any, path: str, at: int | None) -> InvalidArgument:
+    """The error of an operand that is of another type; `at` is its place in a list."""
+    suffix = "value" if at is None else "list"
+    words, field = _GIVEN[dtype]
+    sent = _FIELDS.get(type(operand))  # none for what only the settings can say, such as null in a list
+    have = "the operand is unset, and null is no operand"
+    if operand is not None:
+        have = f"the operand is {shown(operand)}" + (f" ({sent}_{suffix})" if sent else "")
+    if at is not None:
+        path = f"{path}.{sent}_list.values[{at}]" if sent else f"{path}[{at}]"
+    return InvalidArgument(f"{path}: {key} is {dtype.value}, but {have}; give {words} ({field}_{suffix})", field=path)
 
 
 def _fits(operand: Any, dtype: DType) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from feast_recsys.bundle.errors import InvalidArgument
+from feast_recsys.bundle.hints import shown
 
 MAX_DEPTH = 32
 ORDER = ("gt", "gte", "lt", "lte")
@@ -52,11 +53,11 @@ def parse_filter(document: Any, path: str = "filter", depth: int = 0) -> Filter:
     if kind in COMPOUNDS:
         parts = document.get("filters")
         if not isinstance(parts, list):
-            raise InvalidArgument(f"{path}: {kind!r} needs a list of filters", field=f"{path}.filters")
+            raise InvalidArgument(f"{path}.filters: {kind!r} needs a list of filters", field=f"{path}.filters")
         return Compound(kind, tuple(parse_filter(p, f"{path}.filters[{n}]", depth + 1) for n, p in enumerate(parts)))
     if kind not in COMPARISONS:
         known = ", ".join(COMPARISONS + COMPOUNDS)
-        raise InvalidArgument(f"{path}: unknown type {kind!r}; known are {known}", field=f"{path}.type")
+        raise InvalidArgument(f"{path}.type: unknown type {shown(kind)}; known are {known}", field=f"{path}.type")
     if "key" not in document or "value" not in document:
         raise InvalidArgument(f"{path}: a comparison needs key and value", field=path)
     value = document["value"]
@@ -70,4 +71,4 @@ def check_depth(depth: int, path: str) -> None:
         InvalidArgument: names the path.
     """
     if depth > MAX_DEPTH:
-        raise InvalidArgument(f"{path}: filters are nested more than {MAX_DEPTH} deep", field=path)
+        raise InvalidArgument(f"filters are nested more than {MAX_DEPTH} deep, the limit, at {path}", field=path)

@@ -64,6 +64,12 @@ def show(
     console.print(f"[dim]{' · '.join(note for note in notes if note)}[/dim]", highlight=False)
 
 
+def show_unknown(item_ids: Sequence[str]) -> None:
+    """Names on standard error what the request named and the catalogue does not have, if there is any."""
+    if item_ids:
+        click.echo(f"not in the catalogue: {', '.join(item_ids)}", err=True)
+
+
 def show_json(
     item_ids: Sequence[str],
     names: Sequence[str] | None,

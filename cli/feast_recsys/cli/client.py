@@ -51,6 +51,9 @@ class Reranking:
     block: tuple[str, ...]
 
 
+INT32 = click.IntRange(0, 2**31 - 1)
+"""A number of items, as the wire can carry it."""
+
 _USER = click.option("-u", "--user", required=True, metavar="ID", help="Who asks.")
 _NO_USER = click.option("-u", "--user", default="", metavar="ID", help="Who asks.  [needed without --like]")
 _CALL = (
@@ -58,7 +61,7 @@ _CALL = (
     click.option(
         "-k",
         "--top-k",
-        type=click.IntRange(min=0),
+        type=INT32,
         default=0,
         help="How many items.  [default: the settings'; rank: all]",
     ),
@@ -100,7 +103,8 @@ _RERANKING = (
         "--block",
         multiple=True,
         metavar="ID",
-        help="Leave out an item; may be repeated. Any of these four replaces all of the settings' `reranking`.",
+        help="Leave out an item; may be repeated. Any of these four replaces the settings' `reranking`, but for what "
+        "that blocks.",
     ),
 )
 

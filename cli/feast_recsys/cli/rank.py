@@ -52,8 +52,7 @@ def rank(location: Location, items: tuple[str, ...], call: Call, reranking: Rera
         answer.show_json(reply.item_ids, names, scores, reply.info, unknown_item_ids=list(reply.unknown_item_ids))
         return
     answer.show(f"{len(reply.item_ids)} ranked for user {call.user}", reply.item_ids, names, scores, reply.info)
-    if reply.unknown_item_ids:
-        click.echo(f"not in the catalogue: {', '.join(reply.unknown_item_ids)}", err=True)
+    answer.show_unknown(reply.unknown_item_ids)
 
 
 def _add_retrieved(request: Request) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from feast_recsys.cli.client import (
+    INT32,
     Call,
     Eligibility,
     Reranking,
@@ -18,7 +19,7 @@ from feast_recsys.cli.location import Location, choose
 
 @click.command()
 @click.option(
-    "--candidates", type=click.IntRange(min=0), default=0, help="Candidates to rank.  [default: the settings']"
+    "--candidates", type=INT32, default=0, help="Candidates to rank.  [default: the settings', or -k if more]"
 )
 @call_options
 @eligibility_options

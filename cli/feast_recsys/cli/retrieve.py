@@ -39,9 +39,11 @@ def retrieve(location: Location, call: Call, eligibility: Eligibility, like: tup
         reply = stub.Retrieve(request, timeout=call.timeout)
     names = answer.titles(location, settings, name, reply.item_ids)
     scores = {"score": reply.scores}
+    unknown = list(reply.unknown_item_ids)
     if call.as_json:
-        answer.show_json(reply.item_ids, names, scores, reply.info, reply.sources)
-    else:
-        whose = f"like {', '.join(like)}" if like else f"for user {call.user}"
-        heading = f"{len(reply.item_ids)} candidates {whose}"
-        answer.show(heading, reply.item_ids, names, scores, reply.info, reply.sources)
+        answer.show_json(reply.item_ids, names, scores, reply.info, reply.sources, unknown_item_ids=unknown)
+        return
+    whose = f"like {', '.join(like)}" if like else f"for user {call.user}"
+    heading = f"{len(reply.item_ids)} candidates {whose}"
+    answer.show(heading, reply.item_ids, names, scores, reply.info, reply.sources)
+    answer.show_unknown(unknown)

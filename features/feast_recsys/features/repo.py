@@ -11,6 +11,7 @@ import numpy as np
 
 from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import InvalidArgument, InvalidRepository
+from feast_recsys.bundle.hints import shown
 from feast_recsys.bundle.signature import Side
 from feast_recsys.features.feast_api import (
     FeastObjectNotFoundException,
@@ -22,7 +23,9 @@ from feast_recsys.features.settings import SECTION, Settings, parse_settings
 CONFIGURATION_FILE = "feature_store.yaml"
 KEY_TYPES = {ValueType.INT32: DType.INT64, ValueType.INT64: DType.INT64, ValueType.STRING: DType.STRING}
 
-_WHOLE_NUMBER = re.compile(r"-?[0-9]+")
+# As `str` writes an int: the one text of each id, so that no id has a second name.
+_PLAIN = re.compile(r"0|-?[1-9][0-9]*")
+_MOST_DIGITS = 20
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
 
@@ -85,19 +88,31 @@ class EntityKey:
     join_key: str
     dtype: DType
 
-    def parse(self, text: str) -> int | str:
+    def parse(self, text: str, path: str = "") -> int | str:
         """The id that a text, such as one from the wire, stands for.
 
+        Args:
+            text: The id; where ids are numbers in plain digits: "7", not "007", "+7" or " 7".
+            path: What messages call the text; the join key if empty.
+
         Raises:
-            InvalidArgument: the text is empty, or no whole number of 64 bits where the ids are numbers.
+            InvalidArgument: the text is empty, or no plain number of 64 bits where the ids are numbers; `field` is
+                the path.
         """
+        path = path or self.join_key
         if not text:
-            raise InvalidArgument(f"{self.join_key} is empty; give the id of a {self.entity}", field=self.join_key)
+            raise InvalidArgument(f"{path} is empty; give the id of a {self.entity}", field=path)
         if self.dtype is DType.STRING:
             return text
-        if not _WHOLE_NUMBER.fullmatch(text):
-            raise InvalidArgument(f"{self.join_key} {text!r} is not a whole number", field=self.join_key)
-        return self._in_range(int(text))
+        if not _PLAIN.fullmatch(text):
+            raise InvalidArgument(
+                f"{path} {shown(text)} is not a whole number in plain digits, such as 7; no zeros, plus sign "
+                "or blanks before it",
+                field=path,
+            )
+        if len(text) > _MOST_DIGITS:  # before `int`, which refuses thousands of digits by an error of its own
+            raise _beyond(path, text)
+        return self._in_range(int(text), path)
 
     def format(self, value: int | str) -> str:
         """The text for an id; the inverse of `parse`."""
@@ -112,13 +127,17 @@ class EntityKey:
         if isinstance(value, str):
             return value if self.dtype is DType.STRING else self.parse(value)
         if isinstance(value, int | np.integer) and not isinstance(value, bool):
-            return str(value) if self.dtype is DType.STRING else self._in_range(int(value))
+            return str(value) if self.dtype is DType.STRING else self._in_range(int(value), self.join_key)
         raise InvalidArgument(f"{self.join_key} {value!r} is not a {self.dtype.value} id", field=self.join_key)
 
-    def _in_range(self, value: int) -> int:
+    def _in_range(self, value: int, path: str) -> int:
         if not _INT64_MIN <= value <= _INT64_MAX:
-            raise InvalidArgument(f"{self.join_key} {value} does not fit into 64 bits", field=self.join_key)
+            raise _beyond(path, str(value))
         return value
+
+
+def _beyond(path: str, digits: str) -> InvalidArgument:
+    return InvalidArgument(f"{path} {shown(digits)} does not fit into 64 bits", field=path)
 
 
 def entity_key(repo: Repo, side: Side) -> EntityKey:

@@ -16,6 +16,8 @@ from pydantic_core import PydanticCustomError
 
 from feast_recsys.bundle.errors import InvalidSettings
 from feast_recsys.features.index_settings import IndexSettings, MeasuredIndex, setting_path
+from feast_recsys.features.reranking_settings import Reranking
+from feast_recsys.features.serving_settings import Serving, check_limits
 from feast_recsys.features.source_settings import Source, check_sources
 
 SECTION = "recsys"
@@ -95,32 +97,6 @@ class Ranking(_Section):
     """Of the family, by name, instead of its defaults; docs/models.md lists them."""
 
 
-class Cap(_Section):
-    """A limit for items with the same value."""
-
-    key: Reference
-    """Item feature: text, whole number, truth value, or a list of such, each element of which counts. Items without a
-    value are not limited."""
-    max_items: Positive
-    """Most items with the same value."""
-
-
-class Reranking(_Section):
-    """How Rank and Recommend arrange what was ranked. A request may bring its own, which then replaces all of it."""
-
-    model_config = ConfigDict(coerce_numbers_to_str=True)
-
-    relevance_weight: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """Weight of the probability against the likeness to items placed before; 1 is the order of probability, less is
-    more diverse."""
-    caps: tuple[Cap, ...] = ()
-    """Limits for values of item features; all are held."""
-    pinned_item_ids: tuple[str, ...] = ()
-    """Items that come first, in this order, where they are eligible."""
-    blocked_item_ids: tuple[str, ...] = ()
-    """Items that never come back from Rank or Recommend."""
-
-
 class Recommender(_Section):
     """A named pair of a retrieval model and a ranking model: what a caller asks for."""
 
@@ -133,19 +109,44 @@ class Recommender(_Section):
     exclude_seen: bool = True
     """What a request that says nothing gets."""
     top_k: Positive = 10
-    """Number of items of Recommend when the request says 0."""
-    candidates: Positive = 50
-    """Number of items of Retrieve, and of candidates inside Recommend, when the request says 0."""
+    """Number of items of Recommend when the request says 0; no more than `candidates`."""
+    candidates: Annotated[int, Field(gt=0, validate_default=True)] = 50
+    """Number of items of Retrieve when the request says 0, and of candidates inside Recommend, where more are ranked if
+    the request wants more back. No more than `serving.max_top_k` and `serving.max_candidates`."""
     title: Reference | None = None
     """Item feature that the client commands print."""
     reranking: Reranking = Reranking()
-    """How ranked items are arranged where a request does not say."""
+    """How ranked items are arranged where a request does not say; needs `ranking`."""
     sources: tuple[Source, ...] = ()
     """Where candidates come from, in the order in which an item that several have counts for one of them. Empty takes
     them all from `retrieval`."""
     fallback: str | None = None
     """Name of a source of kind `popular` or `recent`: it takes the place of those that look at the user, where nothing
     is known of that user."""
+
+    @field_validator("candidates")
+    @classmethod
+    def _suffice(cls, candidates: int, info: ValidationInfo) -> int:
+        """Recommend returns the best of the candidates."""
+        top_k = info.data.get("top_k", 0)
+        if info.data.get("ranking") is not None and candidates < top_k:
+            raise PydanticCustomError(
+                "candidates",
+                "Recommend returns top_k = {top_k} of {candidates} candidates; raise `candidates`, or lower `top_k`",
+                {"top_k": top_k, "candidates": candidates},
+            )
+        return candidates
+
+    @field_validator("reranking")
+    @classmethod
+    def _need_ranking(cls, reranking: Reranking, info: ValidationInfo) -> Reranking:
+        if "ranking" in info.data and info.data["ranking"] is None and reranking != Reranking():
+            raise PydanticCustomError(
+                "reranking",
+                "nothing is ranked where `ranking` is null, so nothing can be arranged; remove `reranking`, or set "
+                "`ranking`",
+            )
+        return reranking
 
     @field_validator("sources")
     @classmethod
@@ -166,47 +167,6 @@ class Recommender(_Section):
         return fallback
 
 
-class Serving(_Section):
-    """How the server answers."""
-
-    address: str = "127.0.0.1:6570"
-    """Host and port to listen on; port 0 takes a free one."""
-    metrics_address: str | None = None
-    """Host and port of the Prometheus endpoint; None for none."""
-    store_policy: Literal["degrade", "fail"] = "degrade"
-    """What happens when the online store is down or slow: defaults and a reason in the reply, or UNAVAILABLE."""
-    store_timeout_ms: Positive = 200
-    """How long one read of the online store may take."""
-    stale: Mapping[str, Literal["serve", "default", "fail"]] = {}
-    """Policy per feature view for values older than the view's ttl. Feast's own is `serve`."""
-    workers: Positive = 1
-    """Processes that answer; they share the port and the bundle's files. One for each core that is the server's."""
-    threads: Positive = 8
-    """Calls that one worker answers at the same time."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where ONNX Runtime runs query encoders and rankers; `cuda` needs `onnxruntime-gpu`."""
-    batch_candidates: Annotated[int, Field(ge=0)] | None = None
-    """Most candidates of several callers in one run of a split ranker; 0 runs each call alone. None is 8192 on `cuda`
-    and 0 on `cpu`, where batches don't pay."""
-    max_top_k: Positive = 1000
-    """Largest `top_k` of Retrieve and Recommend."""
-    max_candidates: Positive = 2000
-    """Most candidates of one Rank, and largest `candidate_count` of Recommend."""
-    max_exclusions: Positive = 10_000
-    """Most `exclude_item_ids` of one request."""
-    max_batch: Positive = 64
-    """Most users of one BatchRetrieve."""
-    filter_cache_mib: Annotated[int, Field(ge=0)] = 128
-    """MiB in which one worker keeps what lately used filters let pass, for each bundle that it holds; 0 keeps
-    nothing."""
-    poll_seconds: Annotated[float, Field(gt=0)] = 1.0
-    """How often the server looks for a new bundle."""
-    refresh_seconds: Annotated[float, Field(gt=0)] = 60.0
-    """How often the read plans are compiled anew."""
-    drain_seconds: Annotated[float, Field(ge=0)] = 10.0
-    """How long running calls may take after SIGTERM."""
-
-
 class Settings(_Section):
     """The whole section."""
 
@@ -216,12 +176,12 @@ class Settings(_Section):
     """Feast entity that is recommended."""
     catalogue: str
     """Feature view whose keys are the items that exist."""
+    serving: Serving = Serving()
+    """For `serve`."""
     recommenders: Annotated[Mapping[str, Recommender], Field(min_length=1)]
     """By name."""
     interactions: Annotated[Interactions | None, Field(validate_default=True)] = None
     """For `train`, and for sources that count likes."""
-    serving: Serving = Serving()
-    """For `serve`."""
     bundles: str = "data/bundles"
     """Folder of bundles."""
     keep_bundles: Annotated[int, Field(ge=2)] = 3
@@ -230,6 +190,15 @@ class Settings(_Section):
     """Folder of exported models."""
     checkpoints: str = "data/checkpoints"
     """Folder of trained checkpoints."""
+
+    @field_validator("recommenders")
+    @classmethod
+    def _keep_limits(cls, recommenders: Mapping[str, Recommender], info: ValidationInfo) -> Mapping[str, Recommender]:
+        """What a request may not ask for is no default either."""
+        if "serving" in info.data:
+            for name, recommender in recommenders.items():
+                check_limits(name, recommender.candidates, recommender.reranking, info.data["serving"])
+        return recommenders
 
     @field_validator("interactions")
     @classmethod

@@ -15,7 +15,8 @@ OWN = "retrieval"
 """The recommender's own retrieval model as a source where none is listed, or where all that are fall short."""
 
 SIMILAR = "similar"
-"""Items like the seed items of a request, where no source of kind `similar` is listed."""
+"""Items like the seed items of a request by the recommender's own model, where no source of kind `similar` is listed,
+or where all that are fall short."""
 
 Kind = Literal["model", "popular", "recent", "similar"]
 
@@ -28,6 +29,7 @@ _TAKES: Mapping[str, tuple[str, ...]] = {
 }
 _OF_A_KIND = tuple(dict.fromkeys(name for names in _TAKES.values() for name in names))
 _SEEDS = 5
+_COLD_BELOW = 5
 
 
 class Source(BaseModel):
@@ -36,7 +38,7 @@ class Source(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$")]
-    """What requests and answers call it. `retrieval` is the recommender's own model."""
+    """What requests and answers call it. `retrieval` is the recommender's own model, `similar` likeness by that."""
     kind: Kind = "model"
     """`model`: nearest to the user by a retrieval model; `popular`: liked most often; `recent`: largest value of a
     feature; `similar`: like what the user did last, or like the seed items of a request."""
@@ -54,8 +56,8 @@ class Source(BaseModel):
     """`similar`: how many of the last items to look at; None is 5."""
     only: Literal["cold"] | None = None
     """`cold`: only items with fewer than `cold_below` likes come from it."""
-    cold_below: Annotated[int, Field(gt=0)] = 5
-    """See `only`."""
+    cold_below: Annotated[int, Field(gt=0)] | None = None
+    """See `only`; None is 5."""
     filter: Mapping[str, Any] | None = None
     """Only items that pass come from it; written as Feast writes filters: {type: gte, key: view:feature, value: 1}."""
 
@@ -70,6 +72,11 @@ class Source(BaseModel):
         return self.seeds or _SEEDS
 
     @property
+    def known_from(self) -> int:
+        """The number of likes from which on an item is not cold any more."""
+        return self.cold_below or _COLD_BELOW
+
+    @property
     def condition(self) -> Filter | None:
         """Which items may come from it by their features; None for all."""
         return None if self.filter is None else parse_filter(dict(self.filter), "filter")
@@ -77,7 +84,7 @@ class Source(BaseModel):
     def shape(self) -> dict[str, Any]:
         """All that decides what a bundle holds of it, as JSON has it."""
         shape = self.model_dump(mode="json", include={"kind", "model", "days", "by", "only", "filter"})
-        return shape | ({"cold_below": self.cold_below} if self.only else {})
+        return shape | ({"cold_below": self.known_from} if self.only else {})
 
     @model_validator(mode="after")
     def _fit_kind(self) -> Source:
@@ -89,15 +96,20 @@ class Source(BaseModel):
                     "{setting} says nothing for a source of kind {kind}; remove it, or choose another kind",
                     {"setting": name, "kind": self.kind},
                 )
+        if self.cold_below is not None and self.only is None:
+            raise PydanticCustomError(
+                "source_cold", "cold_below says nothing without `only: cold`; add that, or remove it"
+            )
         if self.kind == "recent" and self.by is None:
             raise PydanticCustomError("source_by", "a source of kind recent needs `by`: the feature that orders items")
         if self.name == OWN and (self.kind != "model" or self.model or self.only or self.filter):
             raise PydanticCustomError(
                 "source_own", "the name retrieval is the recommender's own model, whole; choose another name"
             )
-        if self.name == SIMILAR and self.kind != "similar":
+        if self.name == SIMILAR and (self.kind != "similar" or self.model or self.only or self.filter):
             raise PydanticCustomError(
-                "source_similar", "the name similar is that of a source of kind similar; choose another name"
+                "source_similar",
+                "the name similar is likeness by the recommender's own model, of all items; choose another name",
             )
         try:
             _ = self.condition

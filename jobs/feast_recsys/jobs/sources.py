@@ -137,7 +137,7 @@ def read_source_data(repo: Repo, catalogue: Catalogue, as_of: int) -> SourceData
         elif source.kind == "recent":
             listings[name, source.name] = _recent(catalogue, name, source)
         if source.only == "cold":
-            rows[name, source.name] = cold(counts(None), source.cold_below)
+            rows[name, source.name] = cold(counts(None), source.known_from)
     return SourceData(listings, rows)
 
 

@@ -290,7 +290,7 @@ class ResponseInfo(_message.Message):
     def __init__(self, bundle_id: _Optional[str] = ..., as_of: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., user_status: _Optional[_Union[UserStatus, str]] = ..., degraded_reasons: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Value(_message.Message):
-    __slots__ = ("string_value", "int64_value", "double_value", "bool_value", "string_list", "int64_list", "double_list")
+    __slots__ = ("string_value", "int64_value", "double_value", "bool_value", "string_list", "int64_list", "double_list", "bool_list")
     STRING_VALUE_FIELD_NUMBER: _ClassVar[int]
     INT64_VALUE_FIELD_NUMBER: _ClassVar[int]
     DOUBLE_VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -298,6 +298,7 @@ class Value(_message.Message):
     STRING_LIST_FIELD_NUMBER: _ClassVar[int]
     INT64_LIST_FIELD_NUMBER: _ClassVar[int]
     DOUBLE_LIST_FIELD_NUMBER: _ClassVar[int]
+    BOOL_LIST_FIELD_NUMBER: _ClassVar[int]
     string_value: str
     int64_value: int
     double_value: float
@@ -305,17 +306,20 @@ class Value(_message.Message):
     string_list: StringList
     int64_list: Int64List
     double_list: DoubleList
-    def __init__(self, string_value: _Optional[str] = ..., int64_value: _Optional[int] = ..., double_value: _Optional[float] = ..., bool_value: bool = ..., string_list: _Optional[_Union[StringList, _Mapping]] = ..., int64_list: _Optional[_Union[Int64List, _Mapping]] = ..., double_list: _Optional[_Union[DoubleList, _Mapping]] = ...) -> None: ...
+    bool_list: BoolList
+    def __init__(self, string_value: _Optional[str] = ..., int64_value: _Optional[int] = ..., double_value: _Optional[float] = ..., bool_value: bool = ..., string_list: _Optional[_Union[StringList, _Mapping]] = ..., int64_list: _Optional[_Union[Int64List, _Mapping]] = ..., double_list: _Optional[_Union[DoubleList, _Mapping]] = ..., bool_list: _Optional[_Union[BoolList, _Mapping]] = ...) -> None: ...
 
 class FeatureColumn(_message.Message):
-    __slots__ = ("string_values", "int64_values", "float_values")
+    __slots__ = ("string_values", "int64_values", "float_values", "bool_values")
     STRING_VALUES_FIELD_NUMBER: _ClassVar[int]
     INT64_VALUES_FIELD_NUMBER: _ClassVar[int]
     FLOAT_VALUES_FIELD_NUMBER: _ClassVar[int]
+    BOOL_VALUES_FIELD_NUMBER: _ClassVar[int]
     string_values: StringList
     int64_values: Int64List
     float_values: FloatList
-    def __init__(self, string_values: _Optional[_Union[StringList, _Mapping]] = ..., int64_values: _Optional[_Union[Int64List, _Mapping]] = ..., float_values: _Optional[_Union[FloatList, _Mapping]] = ...) -> None: ...
+    bool_values: BoolList
+    def __init__(self, string_values: _Optional[_Union[StringList, _Mapping]] = ..., int64_values: _Optional[_Union[Int64List, _Mapping]] = ..., float_values: _Optional[_Union[FloatList, _Mapping]] = ..., bool_values: _Optional[_Union[BoolList, _Mapping]] = ...) -> None: ...
 
 class StringList(_message.Message):
     __slots__ = ("values",)
@@ -340,6 +344,12 @@ class FloatList(_message.Message):
     VALUES_FIELD_NUMBER: _ClassVar[int]
     values: _containers.RepeatedScalarFieldContainer[float]
     def __init__(self, values: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class BoolList(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[bool]
+    def __init__(self, values: _Optional[_Iterable[bool]] = ...) -> None: ...
 
 class Filter(_message.Message):
     __slots__ = ("comparison", "compound")

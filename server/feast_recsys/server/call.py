@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 SEEN_UNKNOWN = "SEEN_ITEMS_UNKNOWN"
 FRESH_UNAVAILABLE = "FRESH_ITEM_FEATURES_UNAVAILABLE"
+SEEDS_WITHOUT_DIRECTION = "SEED_ITEMS_WITHOUT_DIRECTION"
 
 
 @dataclass
@@ -225,7 +226,7 @@ class Call:
     def _in_terms_of_the_request(self, error: InvalidArgument) -> InvalidArgument:
         """The error of a join key or of an on-demand view's input, by the path of the request's field."""
         if error.field == self.state.user_key.join_key:
-            return wrong_user_id(error)
+            return InvalidArgument(f"user_id: {error.message}", field="user_id")
         path = f"entity_keys[{error.field}]" if error.field in self.served.entity_keys else f"context[{error.field}]"
         return InvalidArgument(f"{path}: {error.message}", field=path)
 
@@ -265,8 +266,3 @@ class Gathered:
     rows: Rows
     tensors: Mapping[str, Array]
     whole: bool
-
-
-def wrong_user_id(error: InvalidArgument, path: str = "user_id") -> InvalidArgument:
-    """The error of a key, in terms of the request."""
-    return InvalidArgument(f"{path}: {error.message}", field=path)

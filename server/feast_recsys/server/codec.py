@@ -9,7 +9,7 @@ import numpy as np
 
 from feast_recsys.bundle.columns import Array
 from feast_recsys.bundle.errors import InvalidArgument
-from feast_recsys.bundle.filters import MAX_DEPTH, Comparison, Compound, Filter
+from feast_recsys.bundle.filters import Comparison, Compound, Filter, check_depth
 from feast_recsys.server.requests import (
     BatchRetrieveQuery,
     Cap,
@@ -188,6 +188,8 @@ def _column(column: pb.FeatureColumn, name: str) -> Array:
         return np.array(column.int64_values.values, np.int64)
     if kind == "string_values":
         return np.array(column.string_values.values, object)
+    if kind == "bool_values":
+        return np.array(column.bool_values.values, np.bool_)
     path = f"candidate_features[{name}]"
     raise InvalidArgument(f"{path} has no values; set one of its kinds", field=path)
 
@@ -204,8 +206,7 @@ class _Filters:
 
     def _decode(self, message: pb.Filter, path: str, depth: int) -> Filter:
         self._count += 1
-        if depth > MAX_DEPTH:
-            raise InvalidArgument(f"filter is nested more than {MAX_DEPTH} deep", field="filter")
+        check_depth(depth, path)
         if self._count > MAX_FILTERS:
             raise InvalidArgument(f"filter has more than {MAX_FILTERS} parts; use IN for alternatives", field="filter")
         kind = message.WhichOneof("kind")

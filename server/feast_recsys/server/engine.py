@@ -7,16 +7,18 @@ begun before the call looks at what the request says of items, and waited for af
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from feast_recsys.bundle.columns import Column, DType
 from feast_recsys.bundle.errors import InvalidArgument
 from feast_recsys.bundle.merging import Merged
-from feast_recsys.features.settings import Serving
+from feast_recsys.features.serving_settings import Serving
 from feast_recsys.server.arranging import arranged, with_pinned
-from feast_recsys.server.call import Call, wrong_user_id
+from feast_recsys.server.call import SEEDS_WITHOUT_DIRECTION, Call
+from feast_recsys.server.choosing import like_seeds, usual
 from feast_recsys.server.deadline import Deadline
 from feast_recsys.server.items import candidates, pick, without_rows
-from feast_recsys.server.limits import check_size, count
+from feast_recsys.server.limits import Limits
 from feast_recsys.server.metrics import Metrics, Stages
 from feast_recsys.server.overrides import candidate_columns, context_columns, further_ids
 from feast_recsys.server.prepare import RETRIEVAL_SCORE, RETRIEVAL_SOURCE
@@ -35,7 +37,7 @@ from feast_recsys.server.requests import (
     RetrieveQuery,
 )
 from feast_recsys.server.reranking import check
-from feast_recsys.server.retrieval import Retrieval, like_seeds, usual
+from feast_recsys.server.retrieval import Retrieval
 from feast_recsys.server.sources import Source
 from feast_recsys.server.state import Need, Served, Shelf
 
@@ -51,7 +53,8 @@ class Engine:
     """
 
     def __init__(self, shelf: Shelf, reads: StoreReads, serving: Serving, metrics: Metrics) -> None:
-        self._shelf, self._reads, self._serving, self._metrics = shelf, reads, serving, metrics
+        self._shelf, self._reads, self._metrics = shelf, reads, metrics
+        self._limits = Limits(serving)
 
     def recommender_name(self, name: str) -> str:
         """The recommender that a request means by this name; empty if there is none such. For metrics."""
@@ -77,7 +80,7 @@ class Engine:
         Raises:
             RecsysError: the request is wrong, or it can't be answered now; a wrong user id says which.
         """
-        check_size(query.user_ids, limit=self._serving.max_batch, field="user_ids")
+        self._limits.check_size(query.user_ids, "max_batch", field="user_ids")
         with self._open("BatchRetrieve", query.each, deadline, query.user_ids) as call:
             return self._retrieve(call, query.each)
 
@@ -98,7 +101,7 @@ class Engine:
         """The items most like the seed items. The user, if there is one, only says what was seen."""
         k = self._top_k(query, call.served)
         sources = like_seeds(query.sources, call.served)
-        check_size(query.seed_item_ids, limit=self._serving.max_candidates, field="seed_item_ids")
+        self._limits.check_size(query.seed_item_ids, "max_candidates", field="seed_item_ids")
         exclude_seen = self._check(query.eligibility, call.served)
         if not call.users:
             if query.eligibility.exclude_seen:
@@ -110,12 +113,15 @@ class Engine:
         allow = call.allowed(query.eligibility)
         if exclude_seen:
             call.read_users()
-        merged = Retrieval(call, sources, k, allow, exclude_seen, seeds.rows).candidates()[0]
+        retrieval = Retrieval(call, sources, k, allow, exclude_seen, seeds.rows)
+        merged = retrieval.candidates()[0]
+        if retrieval.lacks_direction(merged):
+            call.reasons.append(SEEDS_WITHOUT_DIRECTION)
         return _retrieved(call, sources, merged, call.info(exclude_seen), seeds.unknown)
 
     def _top_k(self, query: RetrieveQuery, served: Served) -> int:
-        limit = self._serving.max_top_k
-        return count(query.top_k, default=served.settings.candidates, limit=limit, field="top_k")
+        default = served.settings.candidates
+        return self._limits.count(query.top_k, "max_top_k", default=default, field="top_k")
 
     def rank(self, query: RankQuery, deadline: Deadline) -> Ranked:
         """The given items in order of probability; equal ones in the order of the request.
@@ -125,8 +131,8 @@ class Engine:
         """
         with self._open("Rank", query, deadline, (query.user_id,)) as call:
             ranker, n = call.served.ranking(), len(query.item_ids)
-            check_size(query.item_ids, limit=self._serving.max_candidates, field="item_ids")
-            k = count(query.top_k, default=n, limit=self._serving.max_candidates, field="top_k")
+            self._limits.check_size(query.item_ids, "max_candidates", field="item_ids")
+            k = self._limits.count(query.top_k, "max_candidates", default=n, field="top_k")
             rules = self._rules(query.reranking, call)
             call.begin_users(Need(query=False, rank=n > 0, seen=False))
             found = candidates(query.item_ids, call.snapshot)
@@ -148,13 +154,11 @@ class Engine:
             RecsysError: the request is wrong, or it can't be answered now.
         """
         with self._open("Recommend", query, deadline, (query.user_id,)) as call:
-            ranker, settings, serving = call.served.ranking(), call.served.settings, self._serving
-            k = count(query.top_k, default=settings.top_k, limit=serving.max_top_k, field="top_k")
-            width = count(
-                query.candidate_count,
-                default=settings.candidates,
-                limit=serving.max_candidates,
-                field="candidate_count",
+            ranker, settings = call.served.ranking(), call.served.settings
+            k = self._limits.count(query.top_k, "max_top_k", "max_candidates", default=settings.top_k, field="top_k")
+            default = max(settings.candidates, k)
+            width = self._limits.count(
+                query.candidate_count, "max_candidates", default=default, field="candidate_count"
             )
             rules = self._rules(query.reranking, call)
             sources = usual(query.sources, call.served)
@@ -176,29 +180,26 @@ class Engine:
         stages = Stages(self._metrics, rpc, deadline)
         state = self._shelf.held.choose(query.bundle_id)
         served = state.recommender(query.recommender)
-        keys = []
-        for at, user_id in enumerate(user_ids):
-            try:
-                keys.append(state.user_key.parse(user_id))
-            except InvalidArgument as error:
-                raise wrong_user_id(error, f"user_ids[{at}]" if rpc == "BatchRetrieve" else "user_id") from error
+        many = rpc == "BatchRetrieve"
+        keys = [state.user_key.parse(u, f"user_ids[{at}]" if many else "user_id") for at, u in enumerate(user_ids)]
         ids = further_ids(query.entity_keys, served.entity_keys)
         context = context_columns(query.context, served.context)
         stages.done("request")
         return Call(state, served, keys, ids, query.context, context, deadline, stages, self._metrics, self._reads)
 
     def _rules(self, asked: Reranking | None, call: Call) -> Reranking:
-        """The request's reranking, else the recommender's."""
+        """The request's reranking, else the recommender's, whose blocked items stay out of either."""
         if asked is None:
             return call.served.reranking
-        check_size(asked.pinned_item_ids, limit=self._serving.max_top_k, field="reranking.pinned_item_ids")
-        check_size(asked.blocked_item_ids, limit=self._serving.max_exclusions, field="reranking.blocked_item_ids")
+        self._limits.check_size(asked.pinned_item_ids, "max_top_k", field="reranking.pinned_item_ids")
+        self._limits.check_size(asked.blocked_item_ids, "max_exclusions", field="reranking.blocked_item_ids")
         check(asked, call.snapshot)
-        return asked
+        blocked = call.served.reranking.blocked_item_ids
+        return replace(asked, blocked_item_ids=(*asked.blocked_item_ids, *blocked)) if blocked else asked
 
     def _check(self, eligibility: Eligibility, served: Served) -> bool:
         """Whether to leave out seen items; refuses what can't be done."""
-        check_size(eligibility.exclude_item_ids, limit=self._serving.max_exclusions, field="exclude_item_ids")
+        self._limits.check_size(eligibility.exclude_item_ids, "max_exclusions", field="exclude_item_ids")
         if eligibility.exclude_seen and not served.settings.seen:
             raise InvalidArgument(
                 f"exclude_seen: recommender {served.name!r} names no `seen` features, so nothing is known as seen",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from feast_recsys.features.settings import Serving
+from feast_recsys.features.serving_settings import Serving
 
 T = TypeVar("T")
 

@@ -14,6 +14,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from feast_recsys.bundle.errors import InvalidArgument, RecsysError
+from feast_recsys.bundle.filters import MAX_DEPTH
 from feast_recsys.server.metrics import Metrics
 from feast_recsys.v1 import recommender_service_pb2 as pb
 
@@ -67,7 +68,9 @@ class ServiceInterceptor(grpc.ServerInterceptor):
             started, code, name = time.perf_counter(), "OK", ""
             try:
                 if isinstance(request, DecodeError):
-                    raise InvalidArgument(f"the request can't be decoded: {request}; is it nested too deep?")
+                    raise InvalidArgument(
+                        f"the request can't be decoded: {request}; is its filter nested more than {MAX_DEPTH} deep?"
+                    )
                 name = request.recommender
                 return behaviour(request, context)
             except RecsysError as error:

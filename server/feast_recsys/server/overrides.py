@@ -9,6 +9,7 @@ import numpy as np
 
 from feast_recsys.bundle.columns import Array, Column, DType
 from feast_recsys.bundle.errors import InvalidArgument
+from feast_recsys.bundle.hints import did_you_mean
 from feast_recsys.bundle.index.protocol import Rows
 from feast_recsys.features.repo import EntityKey
 from feast_recsys.server.items import complete
@@ -21,6 +22,12 @@ _ACCEPTED: dict[DType, set[type]] = {
     DType.INT64: {int},
     DType.FLOAT32: {int, float},
 }
+# The wire's names of Python's types, and which of them a caller is told to give.
+_FIELDS: dict[type, str] = {str: "string", bool: "bool", int: "int64", float: "double"}
+_GIVEN: dict[DType, type] = {DType.STRING: str, DType.BOOL: bool, DType.INT64: int, DType.FLOAT32: float}
+# The same of the columns of `candidate_features`, by NumPy's letter of the kind.
+_COLUMNS = {"O": "string_values", "b": "bool_values", "i": "int64_values", "f": "float_values"}
+_ACCEPTED_COLUMNS = {DType.STRING: "O", DType.BOOL: "bi", DType.INT64: "i", DType.FLOAT32: "fi"}
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -36,10 +43,7 @@ def further_ids(entity_keys: Mapping[str, str], known: Mapping[str, EntityKey]) 
         if name not in known:
             names = ", ".join(known) or "none"
             raise InvalidArgument(f"{path}: no view of the user's side is keyed by it; there are: {names}", field=path)
-        try:
-            ids[name] = known[name].parse(text)
-        except InvalidArgument as error:
-            raise InvalidArgument(f"{path}: {error.message}", field=path) from error
+        ids[name] = known[name].parse(text, path)
     return ids
 
 
@@ -88,33 +92,39 @@ def candidate_columns(
 
 def _slot(slots: Mapping[str, Slot], name: str, path: str) -> Slot:
     if name not in slots:
-        known = ", ".join(slots) or "none"
-        raise InvalidArgument(f"{path}: the models take no value of that name; there are: {known}", field=path)
+        near, known = did_you_mean(name, slots), ", ".join(slots) or "none"
+        raise InvalidArgument(
+            f"{path}: the models take no value of that name{near or ';'} there are: {known}", field=path
+        )
     return slots[name]
 
 
 def _check_value(value: Any, slot: Slot, path: str) -> None:
     if slot.is_list is not isinstance(value, tuple):
         wanted, have = ("a list", "a single value") if slot.is_list else ("a single value", "a list")
-        raise InvalidArgument(f"{path}: {slot.feature} takes {wanted}, not {have}", field=path)
+        field = _FIELDS[_GIVEN[slot.dtype]] + ("_list" if slot.is_list else "_value")
+        raise InvalidArgument(f"{path}: {slot.feature} takes {wanted} ({field}), not {have}", field=path)
     elements: Iterable[Any] = value if slot.is_list else (value,)
     kinds = {type(e) for e in elements}
     accepted = _ACCEPTED[slot.dtype]
     if not kinds <= accepted:
-        have = ", ".join(sorted(k.__name__ for k in kinds - accepted))
-        raise InvalidArgument(f"{path}: {slot.feature} is {slot.dtype.value}, the value is {have}", field=path)
+        suffix = "_list" if slot.is_list else "_value"
+        have, wanted = (f"{_FIELDS[kind]}{suffix}" for kind in ((kinds - accepted).pop(), _GIVEN[slot.dtype]))
+        raise InvalidArgument(f"{path}: {slot.feature} is {slot.dtype.value}, not {have}; give {wanted}", field=path)
     if slot.dtype is DType.FLOAT32 and not all(abs(e) <= _FLOAT32_MAX for e in elements):
         raise InvalidArgument(f"{path} must be finite, and fit into single precision", field=path)
 
 
 def _convert(values: Array, slot: Slot, path: str) -> Array:
-    """The values in the slot's dtype. Truth values come as 0 and 1: the wire has no column of them."""
-    accepted = {DType.STRING: "O", DType.BOOL: "i", DType.INT64: "i", DType.FLOAT32: "if"}[slot.dtype]
-    if values.dtype.kind not in accepted:
-        have = {"O": "string", "i": "int64", "f": "float"}[values.dtype.kind]
-        raise InvalidArgument(f"{path}: {slot.feature} is {slot.dtype.value}, the values are {have}", field=path)
-    if slot.dtype is DType.BOOL and not np.isin(values, (0, 1)).all():
-        raise InvalidArgument(f"{path}: {slot.feature} is a truth value; give 0 or 1", field=path)
+    """The values in the slot's dtype. Truth values may also come as 0 and 1."""
+    have, accepted = values.dtype.kind, _ACCEPTED_COLUMNS[slot.dtype]
+    if have not in accepted:
+        raise InvalidArgument(
+            f"{path}: {slot.feature} is {slot.dtype.value}, not {_COLUMNS[have]}; give {_COLUMNS[accepted[0]]}",
+            field=path,
+        )
+    if slot.dtype is DType.BOOL and have == "i" and not np.isin(values, (0, 1)).all():
+        raise InvalidArgument(f"{path}: {slot.feature} is a truth value; give bool_values, or 0 and 1", field=path)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise InvalidArgument(f"{path} must be finite", field=path)
     return values.astype(slot.dtype.numpy)

@@ -117,7 +117,7 @@ class RankQuery(Query):
 
     Attributes:
         item_ids: Candidates as text; may repeat, may be unknown.
-        candidate_features: By name: one value per candidate, [n] int64, float32 or str objects.
+        candidate_features: By name: one value per candidate, [n] int64, float32, bool or str objects.
         reranking: None means the recommender's.
     """
 

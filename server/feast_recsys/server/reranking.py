@@ -18,11 +18,9 @@ from feast_recsys.bundle.index.allowed import Mask
 from feast_recsys.bundle.index.protocol import Rows, Vectors
 from feast_recsys.bundle.index.reduction import Metric
 from feast_recsys.bundle.snapshot import Snapshot
+from feast_recsys.features.reranking_settings import MAX_CAPS
 from feast_recsys.server.items import best_first
 from feast_recsys.server.requests import Reranking
-
-MAX_CAPS = 32
-"""Caps of one request."""
 
 
 def check(rules: Reranking, snapshot: Snapshot) -> None:

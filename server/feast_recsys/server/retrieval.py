@@ -6,70 +6,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from feast_recsys.bundle.errors import InvalidArgument
 from feast_recsys.bundle.index.allowed import Allowed
 from feast_recsys.bundle.index.protocol import Index, Rows, Vectors
 from feast_recsys.bundle.index.vectors import query_like
 from feast_recsys.bundle.merging import NOTHING, Found, Merged, merge, plans
 from feast_recsys.bundle.snapshot import UNKNOWN_ROW
-from feast_recsys.features.source_settings import SIMILAR
 from feast_recsys.server.call import Call
 from feast_recsys.server.eligibility import without
 from feast_recsys.server.sources import Alike, Listing, Nearest, Source
 from feast_recsys.server.stage import Stage
-from feast_recsys.server.state import Served
 
 # Users who have seen more than this are searched for one by one: what all are searched for at once is so much wider.
 _DROPPED = 1000
 
 # Scores of one exact search, about: 64 MiB.
 _SCORES = 1 << 24
-
-
-def like_seeds(names: Sequence[str], served: Served) -> tuple[Source, ...]:
-    """The sources for a request with seed items: those of kind `similar`, or likeness by the recommender's own vectors
-    where none is listed.
-
-    Raises:
-        InvalidArgument: a source that the request names is of another kind, or there is none such.
-    """
-    asked = asked_for(names, served)
-    alike = tuple(source for source in asked if isinstance(source.way, Alike))
-    if names and len(alike) < len(asked):
-        other = next(source.name for source in asked if source not in alike)
-        raise InvalidArgument(
-            f"sources: {other!r} has nothing to do with seed items; name sources of kind similar, or none",
-            field=f"sources[{list(names).index(other)}]",
-        )
-    return alike or (Source(SIMILAR, 0, Alike(served.index, served.bias, served.metric, "", 0)),)
-
-
-def usual(names: Sequence[str], served: Served) -> tuple[Source, ...]:
-    """The sources for a request about users. Where all of the recommender's are asked, its own model fills up at last.
-
-    Raises:
-        InvalidArgument: see `asked_for`.
-    """
-    sources = asked_for(names, served)
-    return sources if names or served.own in sources else (*sources, served.own)
-
-
-def asked_for(names: Sequence[str], served: Served) -> tuple[Source, ...]:
-    """The sources of a recommender that a request names; all of them if it names none.
-
-    Raises:
-        InvalidArgument: there is no such source; says which there are.
-    """
-    if not names:
-        return served.sources
-    known = {source.name: source for source in served.sources}
-    for at, name in enumerate(names):
-        if name not in known:
-            there = ", ".join(known)
-            raise InvalidArgument(
-                f"recommender {served.name!r} has no source {name!r}; it has: {there}", field=f"sources[{at}]"
-            )
-    return tuple(source for name, source in known.items() if name in names)
 
 
 class Retrieval:
@@ -122,6 +73,17 @@ class Retrieval:
                 merged[user] = merge(found_by[user], *plans[user], self._k)
         self._call.stages.done("search")
         return merged
+
+    def lacks_direction(self, merged: Merged) -> bool:
+        """Whether fewer than min(k, eligible) items came because what the seeds are like is not known."""
+        seeds = self._seeds
+        if seeds is None or not len(seeds) or len(merged) >= self._k:
+            return False
+        eligible = without(self._allow, np.concatenate([seeds, self._seen[0]]), len(self._call.snapshot))
+        if eligible is None or len(merged) >= eligible.up_to(self._k):
+            return False
+        ways = [source.way for source in self.sources]
+        return any(isinstance(way, Alike) and query_of(way, seeds) is None for way in ways)
 
     def _plans(self) -> list[tuple[list[int], list[int]]]:
         """For each user how many items each source is to give, and in which order sources fill up.
@@ -183,12 +145,17 @@ class Retrieval:
         return np.asarray(rows[first][: way.seeds], np.int64)
 
 
+def query_of(way: Alike, seeds: Rows) -> Vectors | None:
+    """What is asked for items like some, [1, d]; None where nothing is known of what these are like."""
+    return query_like(way.index.vectors_of(seeds), bias=way.bias, metric=way.metric)
+
+
 def like_each(
     way: Alike, seeds: Sequence[Rows], k: int, allow: Allowed | None, leave_out: Sequence[Rows]
 ) -> list[Found]:
     """The k items most like each group of seeds, without these: nothing where there are none, or nothing is known of
     what they are like."""
-    likes = [query_like(way.index.vectors_of(rows), bias=way.bias, metric=way.metric) for rows in seeds]
+    likes = [query_of(way, rows) for rows in seeds]
     queries = {at: query for at, query in enumerate(likes) if query is not None}
     found = [NOTHING] * len(seeds)
     if queries:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feast_recsys.bundle.errors import InvalidSettings, RecsysError
-from feast_recsys.features.settings import Serving
+from feast_recsys.features.serving_settings import Serving
 from feast_recsys.server import warden
 from feast_recsys.server.children import STOPPING, Child, Life, fork, nothing
 from feast_recsys.server.families import WORKER_RESTARTS, WORKERS

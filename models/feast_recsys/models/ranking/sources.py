@@ -145,7 +145,7 @@ class PastSources:
         only = np.ones(scores.shape[1], np.bool_)
         if source.only == "cold":
             only[:] = False
-            only[cold(self._likes(day, None), source.cold_below)] = True
+            only[cold(self._likes(day, None), source.known_from)] = True
         if source.kind == "model":
             return _best(np.where(only, scores, np.float32(-np.inf)), k)
         if source.kind == "similar":
