@@ -30,6 +30,11 @@ def test_by_chance_the_last_one_wanted_is_hardly_ever_deeper(m, passing, exclude
         assert usual == m
 
 
+def test_where_nearly_all_are_left_out_there_is_no_usual_place():
+    for excluded in (1.0, 2.0):
+        assert usual_place(10, 1.0, excluded) > N
+
+
 def test_a_sample_says_how_many_are_better(items):
     sample, random = Sample.of(items), np.random.default_rng(2)
     assert len(sample.vectors) < N / 10

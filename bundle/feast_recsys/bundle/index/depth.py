@@ -27,8 +27,8 @@ def usual_place(m: int, passing: float, excluded: float) -> int:
         passing: Share of the items that pass the filter.
         excluded: Share of the items that a request leaves out.
     """
-    left_out = m * (1.0 - passing + excluded)
-    return ceil((m + m * excluded + _DEVIATIONS * sqrt(left_out)) / passing)
+    left = max(passing * (1.0 - excluded), 1e-9)  # a request may leave out one item many times
+    return ceil((m + _DEVIATIONS * sqrt(m * (1.0 - left))) / left)
 
 
 def better_among(vectors: Vectors, rows: Rows, query: npt.NDArray[np.float32], score: np.float32) -> int:
