@@ -137,7 +137,7 @@ def test_a_cell_is_measured_reported_and_held_against_the_goals(world: World, pl
         contenders = start([ECHO], place, loader, stack)
         pids = contenders[ECHO].pids()
         assert pids == tree(contenders[ECHO].child.pid)
-        measured = measure_cell(cell, contenders, loader, None, Pace(2, 0.05))
+        measured = measure_cell(cell, contenders, loader, None, Pace(2, 0.5))
         held = memory(pids[0])
         assert 0 < held.private <= held.resident and cpu_seconds(pids) > 0
         unreachable = Traffic("Retrieve?", 1, cell.traffic.path)
