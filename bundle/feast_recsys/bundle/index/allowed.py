@@ -83,7 +83,7 @@ class Allowed:
 
     def hide(self, scores: npt.NDArray[np.float32]) -> None:
         """Sets the scores of the rows that must not come back, in [..., n] float32, to -inf."""
-        scores[..., self.blocked] = -np.inf
+        np.copyto(scores, np.float32(-np.inf), where=~self.mask)
 
     def without(self, rows: _Rows) -> Allowed:
         """The same less some rows, which may repeat and must exist."""

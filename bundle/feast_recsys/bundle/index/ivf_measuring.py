@@ -79,7 +79,9 @@ def _with_costs(plan: Switching, index: IvfIndex, queries: Vectors, k: int) -> S
     n, probing = len(index), index.probing
     random, m = np.random.default_rng(0), min(k, len(index))
     everything, few = Allowed(np.ones(n, np.bool_)), Allowed(random.random(n) < _FEW)
-    low, high = max(probing.probes // 2, 1), min(4 * probing.probes, len(probing.sizes))
+    # Many lists, since an item takes half of what it does in a few, and many are where the plan has to choose.
+    lists = len(probing.sizes)
+    low, high = max(probing.probes // 2, 1), min(max(4 * probing.probes, lists // 8), lists)
     fixed, all_pass = _line(*(_cost(index, queries, m, probes, everything) for probes in (low, high)))
     _, few_pass = _line(*(_cost(index, queries, m, probes, few) for probes in (low, high)))
     compared = max((all_pass - few_pass) / (1.0 - _FEW), 0.0)
