@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from feast_recsys.bundle.index.protocol import Rows, Vectors
-from feast_recsys.bundle.index.top import top
+from feast_recsys.bundle.index.top import leading
 
 _ROUNDING = 2e-6  # of two inner products of float32, as a share of the lengths that go in
 
@@ -41,16 +41,17 @@ def settled(
     Returns:
         positions [k] and scores [k], best first, the lower position first among equals.
     """
-    found = top(scores, k)
+    if k == 0:
+        return np.empty(0, np.int64), np.empty(0, np.float32)
+    found, bound = leading(scores, k)
     vectors = vectors_of(found)
-    if 0 < len(found) < len(scores):
-        unsure = _ROUNDING * sqrt(float(query @ query) * float(np.vecdot(vectors, vectors).max()))
-        near = (scores >= scores[found[-1]] - np.float32(unsure)).nonzero()[0]
-        if len(near) > len(found):
-            found, vectors = near, vectors_of(near)
-    exact = products(vectors, query)
-    order = np.lexsort((found, -exact))[:k]
-    return found[order], exact[order]
+    chosen, exact = _best(products(vectors, query), k)
+    # The length of all of them together: no vector is longer, and it takes less time than the longest one's.
+    unsure = np.float32(_ROUNDING * sqrt(float(query @ query) * float(np.vdot(vectors, vectors))))
+    if exact[-1] - unsure <= bound and len(found) < len(scores):
+        found = ((scores >= exact[-1] - unsure) & (scores > -np.inf)).nonzero()[0]
+        chosen, exact = _best(products(vectors_of(found), query), k)
+    return found[chosen], exact
 
 
 def rescored(vectors: Vectors, query: npt.NDArray[np.float32], rows: Rows, m: int) -> tuple[Rows, Vectors]:
@@ -67,9 +68,14 @@ def rescored(vectors: Vectors, query: npt.NDArray[np.float32], rows: Rows, m: in
     """
     # In the order of the rows, for the sake of equal scores and of the memory that they lie in.
     ordered = np.sort(rows)
-    scores = products(vectors.take(ordered, axis=0), query)
-    chosen = np.argsort(-scores, kind="stable")[:m]
-    return ordered[chosen], np.asarray(scores[chosen], np.float32)
+    chosen, scores = _best(products(vectors.take(ordered, axis=0), query), m)
+    return ordered[chosen], scores
+
+
+def _best(scores: Vectors, m: int) -> tuple[Rows, Vectors]:
+    """Positions [m] and scores [m] of the m largest, best first, the lower position first among equals."""
+    chosen = (-scores).argsort(kind="stable")[:m]
+    return chosen, np.asarray(scores[chosen], np.float32)
 
 
 def in_order(rows: Rows, scores: Vectors) -> tuple[Rows, Vectors]:
