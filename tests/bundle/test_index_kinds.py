@@ -167,17 +167,17 @@ def test_the_nearest_lists_are_those_of_the_nearest_centroids(folders, vectors, 
     """The lists are clusters of the vectors made equally long; a query made twice as long looks at the nearest ones."""
     index = open_index(spec_of("ivf_flat", {"lists": 80}), folders["ivf_flat"], vectors)
     equal, length = of_equal_length(vectors)
-    stored = index.searcher.quantizer.reconstruct_n(0, 80)
+    stored = index.inverted.searcher.quantizer.reconstruct_n(0, 80)
     centroids = stored[:, : D + 1]
     distances = ((equal[:, None] - centroids[None]) ** 2).sum(axis=2)
     assert (distances[np.arange(N), index.lists] <= distances.min(axis=1) + 1e-3).all()
     for query in queries[:20]:
         aim = np.append(query * (2 * length / np.linalg.norm(query)), 0.0)
         expected = ((centroids - aim) ** 2).sum(axis=1)
-        found = index.probing.order(index.extended(query))
+        found = index.probing.order(index.inverted.extended(query))
         assert sorted(found.tolist()) == list(range(80))
         assert (np.diff(expected[found]) >= -1e-3).all()
-        assert set(index.probing.nearest(index.extended(query), 7).keys.tolist()) == set(found[:7].tolist())
+        assert set(index.probing.nearest(index.inverted.extended(query), 7).keys.tolist()) == set(found[:7].tolist())
 
 
 @pytest.mark.parametrize("kind", ["ivf_flat", "ivf_sq8", "ivf_pq"])
@@ -187,7 +187,7 @@ def test_items_that_are_equally_long_are_kept_as_they_are(kind, vectors, queries
     equal = np.ascontiguousarray(vectors * lengths)
     build_index(spec_of(kind, {"lists": 80}), equal, tmp_path)
     index = open_index(spec_of(kind, {"lists": 80, "probes": 80}), tmp_path, equal)
-    centroids = index.searcher.quantizer.reconstruct_n(0, 80)
+    centroids = index.inverted.searcher.quantizer.reconstruct_n(0, 80)
     assert centroids.shape == (80, D)
     np.testing.assert_allclose(np.linalg.norm(centroids, axis=1), 1.0, rtol=1e-5)
     cosines = equal @ centroids.T
@@ -202,7 +202,7 @@ def test_where_lists_hold_too_few_items_further_ones_are_looked_at(folders, vect
     index = open_index(spec_of("ivf_flat", {"lists": 80, "probes": 1}), folders["ivf_flat"], vectors)
     efforts = set()
     for query in queries:
-        order = index.probing.order(index.extended(query))
+        order = index.probing.order(index.inverted.extended(query))
         looked = next(p for p in (1, 2, 4, 8) if index.probing.sizes[order[:p]].sum() >= 100)
         rows, _ = index.search(query[None], 100)
         assert set(index.lists[rows[0]]) <= set(order[:looked].tolist())
@@ -283,7 +283,8 @@ def test_measured_effort_is_enough_at_its_depth(folders, vectors, queries):
     for depth, tail in zip(plan.depths, plan.tails, strict=True):
         held = [
             np.isin(
-                index.lists[mine[depth - plan.depths[0] : depth]], index.probing.order(index.extended(query))[:tail]
+                index.lists[mine[depth - plan.depths[0] : depth]],
+                index.probing.order(index.inverted.extended(query))[:tail],
             )
             for query, mine in zip(queries, due, strict=True)
         ]

@@ -1,24 +1,15 @@
-"""Search of inverted lists: items in clusters, of which a search looks at a few.
+"""Search of inverted lists, whatever may come back: how many lists to look at, and when another way is quicker.
 
-The clusters are those of the vectors made equally long (see reduction.py), and the lists to look at are those with the
-nearest centroids, not those with the largest inner product: on factors of Gowalla's 40,981 items 16 of 256 lists find
-.98 of the 100 best that way, against .94 in more than twice the time with inner products throughout.
-
-FAISS knows one metric for both steps. So that inner products do, an item is stored as [x, sqrt(M^2 - |x|^2), b], a
-centroid c as [c, -|c|^2 / 2b], and a query as [q, 0, |q| b / 2M]. Then the largest product of an item with a centroid
-means the nearest one, that of a query with a centroid the nearest to 2M q / |q|, and that of a query with an item is
-theirs, but for a small number that is the same for all items.
-
-Where all items are equally long anyway, all this is left out: clusters are those of their directions, and FAISS has
-items, centroids and queries as they are. On 1,000,000 items of 64 numbers that saves 15 of 94 us.
+Without a filter a search looks at as many lists as hold enough of what it wants. Where nearly everything may come back,
+a few more are asked for and what may not is dropped; else FAISS goes by bits, and looks at as many lists as the plan
+that was measured (see switching.py) gives for the depth that what passes lies in; where exact search takes less, all
+that may come back is compared.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import ceil, sqrt
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -27,16 +18,11 @@ import numpy.typing as npt
 from feast_recsys.bundle.index.allowed import Allowed, Mask, Without
 from feast_recsys.bundle.index.depth import Sample, better_among, usual_place
 from feast_recsys.bundle.index.exact import ExactIndex, Kept
-from feast_recsys.bundle.index.library import faiss
+from feast_recsys.bundle.index.inverted_lists import Found, InvertedLists, Query
 from feast_recsys.bundle.index.marks import MARKS
 from feast_recsys.bundle.index.probing import Counts, Looked, Probing
 from feast_recsys.bundle.index.protocol import Rows, Vectors
-from feast_recsys.bundle.index.rescoring import FEWEST_CODES, in_order, rescored
-from feast_recsys.bundle.index.scratch import Room, Scratch
-from feast_recsys.bundle.index.spec import IndexSpec
-
-SMALL = 2.0**-16
-"""b as a share of M: so small that |q| b^2 / 2M is lost in all inner products but those near zero."""
+from feast_recsys.bundle.index.rescoring import in_order, rescored
 
 _SAMPLED_PASSING = 65_536  # passing rows that are looked at to learn where all of them lie
 
@@ -44,13 +30,9 @@ _SAMPLED_PASSING = 65_536  # passing rows that are looked at to learn where all 
 _TELLING, _FEWER = 8.0, 0.5
 _MARGIN = 1.5  # times as deep as the sample says, then
 
-_DENSER = 3  # codes that are compared exactly for each item left out, see search_lists
 _MORE = 16  # items that are asked for in addition where a request excludes some
 _MANY = 0.3  # share of the items from which on a filter is held against what was found among all
 _NONE: Rows = np.empty(0, np.int64)
-
-Query = npt.NDArray[np.float32]
-Found = tuple[Rows, Vectors]
 
 
 @dataclass(frozen=True)
@@ -58,28 +40,28 @@ class IvfIndex:
     """An opened index.
 
     Attributes:
-        spec: How it is built and searched.
-        vectors: [n, d] float32, mapped: what scores are computed with where codes are not exact.
-        searcher: FAISS's index over [n, d], or [n, at least d + 2] where items are not equally long.
+        inverted: The lists.
         lists: [n] int32, the list of each item.
-        last: b, the last number of each item; 0 where items are equally long and have none.
-        probing: The centroids and sizes of the lists, and how many to look at.
-        scratch: Memory for searches.
     """
 
-    spec: IndexSpec
-    vectors: Vectors
-    searcher: Any
+    inverted: InvertedLists
     lists: npt.NDArray[np.int32]
-    last: np.float32
-    probing: Probing
-    scratch: Scratch
     _passing_by_filter: WeakKeyDictionary[Allowed, Counts] = field(default_factory=WeakKeyDictionary, repr=False)
 
     @property
     def dimension(self) -> int:
         """See Index.dimension."""
         return int(self.vectors.shape[1])
+
+    @property
+    def vectors(self) -> Vectors:
+        """[n, d] float32, mapped."""
+        return self.inverted.vectors
+
+    @property
+    def probing(self) -> Probing:
+        """The centroids and sizes of the lists, and how many to look at."""
+        return self.inverted.probing
 
     def __len__(self) -> int:
         return self.probing.n
@@ -107,51 +89,6 @@ class IvfIndex:
                 found[n], exact[n] = self._one(query, m, allow)
         return found, exact
 
-    def search_lists(self, query: Query, m: int, allow: Allowed, looked: Looked, displaced: int = 0) -> Found | None:
-        """The m best of what is allowed in some lists.
-
-        Args:
-            query: [d].
-            m: Number of items.
-            allow: What may come back.
-            looked: The lists.
-            displaced: How many better ones are left out. The deeper items lie, the more have nearly the same score, so
-                that more codes are compared exactly.
-
-        Returns:
-            rows [m] and scores [m]; None if the lists hold fewer.
-        """
-        scratch, bits, pointer = self.scratch, allow.bits, faiss().swig_ptr
-        self.extended(query)
-        parameters, room = scratch.filtered, scratch.room(self._asked_for(m, displaced))
-        scratch.allow(bits)
-        parameters.nprobe = len(looked.keys)
-        keys, nearness = pointer(looked.keys), pointer(looked.nearness)
-        self.searcher.search_preassigned_c(
-            1,
-            scratch.query_pointer,
-            len(room.rows),
-            keys,
-            nearness,
-            room.scores_pointer,
-            room.rows_pointer,
-            False,
-            parameters,
-        )
-        found = self._finished(query, room, m)
-        if found and allow.filter and self._exactly:
-            # Next time what passes may be kept and compared by exact search: with the same scores then.
-            return rescored(self.vectors, query, found[0], m)
-        return found
-
-    def extended(self, query: Query) -> Query:
-        """[w] a query as FAISS is asked, which the thread's next call overwrites."""
-        scratch = self.scratch
-        scratch.own[:] = query
-        if self.last:
-            scratch.query[-1] = SMALL / 2 * sqrt(query.dot(query))
-        return scratch.query
-
     @property
     def _exact(self) -> ExactIndex:
         return ExactIndex(self.vectors)
@@ -163,17 +100,6 @@ class IvfIndex:
             return None
         return self._exact.kept(allow)
 
-    def _asked_for(self, m: int, displaced: int = 0) -> int:
-        """How many items to ask FAISS for."""
-        if self._exactly:
-            return m
-        wanted = max(m + _DENSER * displaced, FEWEST_CODES, self.probing.switching.depths[0])
-        return min(ceil(wanted * self.spec.search["widening"]), self.probing.n)
-
-    def _comparing_ns(self, m: int, displaced: int) -> float:
-        """What it takes to compare vectors after codes."""
-        return 0.0 if self._exactly else 2.0 * self.probing.switching.gathered_ns * self._asked_for(m, displaced)
-
     def _one(self, query: Query, m: int, allow: Allowed | None) -> Found:
         found = self._among_all(query, m) if allow is None else self._among_allowed(query, m, allow)
         if found is None:
@@ -184,22 +110,11 @@ class IvfIndex:
     def _among_all(self, query: Query, m: int) -> Found | None:
         probes = self.probing.probes_for(m)
         while probes is not None:
-            found = self._finished(query, self._nearest(query, self._asked_for(m), probes), m)
+            found = self.inverted.finished(query, self.inverted.nearest(query, self.inverted.asked_for(m), probes), m)
             if found:
                 return found
             probes = self.probing.twice(probes)
         return None
-
-    def _nearest(self, query: Query, w: int, probes: int) -> Room:
-        """What FAISS says are the w best, -1 where there are fewer."""
-        scratch, room, parameters = self.scratch, self.scratch.room(w), None
-        self.extended(query)
-        if probes != self.probing.probes:
-            parameters = scratch.parameters
-            parameters.nprobe = probes
-        # The method without _c checks and copies first, for 8 us a call.
-        self.searcher.search_c(1, scratch.query_pointer, w, room.scores_pointer, room.rows_pointer, parameters)
-        return room
 
     def _among_allowed(self, query: Query, m: int, allow: Allowed) -> Found | None:
         displaced = 0
@@ -209,23 +124,23 @@ class IvfIndex:
                 return found
             if allow.filter:
                 return self._deep_down(query, m, allow)
-        wide, passing = self.extended(query), self._passing(allow)
-        beside = self._comparing_ns(m, displaced)
+        wide, passing = self.inverted.extended(query), self._passing(allow)
+        beside = self.inverted.comparing_ns(m, displaced)
         looked = self.probing.choose(wide, m + displaced, allow.most, passing, last=displaced > 0, beside_ns=beside)
-        found = looked and self.search_lists(query, m, allow, looked, displaced)
+        found = looked and self.inverted.search(query, m, allow, looked, displaced)
         if looked and found and isinstance(allow, Without):
             now = better_among(self.vectors, allow.excluded, query, found[1][-1])
             if now > displaced:
-                wide, beside = self.extended(query), self._comparing_ns(m, now)
+                wide, beside = self.inverted.extended(query), self.inverted.comparing_ns(m, now)
                 wider = self.probing.choose(wide, m + now, allow.most, passing, last=True, beside_ns=beside)
                 if wider is None or len(wider.keys) > len(looked.keys):
-                    looked, found = wider, wider and self.search_lists(query, m, allow, wider, now)
+                    looked, found = wider, wider and self.inverted.search(query, m, allow, wider, now)
         if looked and found and allow.filter:
             depth = self._hidden(query, m, found[1][-1], allow.filter, looked)
             if depth:
-                wider = self.probing.deeper(self.extended(query), depth, allow.most, beside)
+                wider = self.probing.deeper(self.inverted.extended(query), depth, allow.most, beside)
                 if wider is None or len(wider.keys) > len(looked.keys):
-                    found = wider and self.search_lists(query, m, allow, wider, displaced)
+                    found = wider and self.inverted.search(query, m, allow, wider, displaced)
         return found
 
     def _hidden(self, query: Query, m: int, worst: np.float32, filter_: Allowed, looked: Looked) -> int:
@@ -239,7 +154,7 @@ class IvfIndex:
         """
         sparse = looked.share * m < _TELLING
         if not sparse:
-            rows = self._nearest(query, self._asked_for(m), self.probing.probes).rows[:m]
+            rows = self.inverted.nearest(query, self.inverted.asked_for(m), self.probing.probes).rows[:m]
             if np.count_nonzero(filter_.mask.take(rows)) >= _FEWER * looked.share * m:
                 return 0
         better, least = self._sample.better(query, worst)
@@ -254,9 +169,9 @@ class IvfIndex:
         if depth is None:
             return None
         displaced = max(round(depth * allow.most / self.probing.n) - m, 0)
-        beside = self._comparing_ns(m, displaced)
-        looked = self.probing.deeper(self.extended(query), depth, allow.most, beside)
-        return looked and self.search_lists(query, m, allow, looked, displaced)
+        beside = self.inverted.comparing_ns(m, displaced)
+        looked = self.probing.deeper(self.inverted.extended(query), depth, allow.most, beside)
+        return looked and self.inverted.search(query, m, allow, looked, displaced)
 
     @cached_property
     def _sample(self) -> Sample:
@@ -274,7 +189,9 @@ class IvfIndex:
         probes, more = self.probing.probes_for(usual), usual + _MORE
         if probes is None or more > n:
             return None, 0
-        room = self._nearest(query, more if self._exactly else self._asked_for(m, more - m), probes)
+        room = self.inverted.nearest(
+            query, more if self.inverted.exactly else self.inverted.asked_for(m, more - m), probes
+        )
         if room.rows.item(more - 1) < 0:
             return None, 0
         left = self._left(room.rows, excluded, filter_)
@@ -289,14 +206,14 @@ class IvfIndex:
             effort = self.probing.switching.effort if place <= usual else self.probing.switching.tail
             if (effort(place) or n) > probes:
                 return None, 0 if filter_ else place - m
-        if not self._exactly:
-            if len(room.rows) < self._asked_for(m, place - m):
+        if not self.inverted.exactly:
+            if len(room.rows) < self.inverted.asked_for(m, place - m):
                 return None, place - m
             return rescored(self.vectors, query, room.rows[left], m), place - m
         first = places[:m]
         if filter_:
             return rescored(self.vectors, query, room.rows.take(first), m), place - m
-        return in_order(room.rows.take(first), self._products(room.scores.take(first))), place - m
+        return in_order(room.rows.take(first), self.inverted.products(room.scores.take(first))), place - m
 
     def _left(self, rows: Rows, excluded: Rows, filter_: Allowed | None) -> Mask:
         """Which of some rows may come back; -1 may not."""
@@ -306,29 +223,6 @@ class IvfIndex:
         if len(excluded):
             return passing & MARKS.left(rows, excluded, self.probing.n)
         return passing & (rows >= 0) if rows.item(-1) < 0 else passing
-
-    def _finished(self, query: Query, room: Room, m: int) -> Found | None:
-        """What FAISS found, with exact scores and best first; None where it found too few."""
-        rows = room.rows
-        if rows.item(m - 1) < 0:
-            return None
-        if not self._exactly:
-            return rescored(self.vectors, query, rows if rows[-1] >= 0 else rows[rows >= 0], m)
-        scores = self._products(room.scores)
-        # Seldom are any alike, and the bytes say so in half the time that `any` takes.
-        np.equal(room.upper, room.lower, out=room.alike)
-        if 1 in room.alike.tobytes():
-            return in_order(rows, scores)
-        return rows.copy(), scores
-
-    def _products(self, scores: Vectors) -> Vectors:
-        """Inner products with the query that was asked last, of FAISS's scores; a new array."""
-        return scores - self.last * self.scratch.query[-1] if self.last else scores.copy()
-
-    @property
-    def _exactly(self) -> bool:
-        """Whether FAISS compares vectors, not codes."""
-        return self.spec.kind == "ivf_flat"
 
     def _passing(self, allow: Allowed) -> Counts | None:
         """[lists] about how many items of each list pass the filter, whatever the request excludes; None for all."""

@@ -1,4 +1,4 @@
-"""Inverted lists as files: built, written, opened. See ivf.py for what they hold."""
+"""Inverted lists as files: built, written, opened. See inverted_lists.py for what they hold."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from feast_recsys.bundle.errors import CorruptArtifact
-from feast_recsys.bundle.index.ivf import SMALL, IvfIndex
+from feast_recsys.bundle.index.inverted_lists import SMALL, InvertedLists
+from feast_recsys.bundle.index.ivf import IvfIndex
 from feast_recsys.bundle.index.library import all_cores, faiss
 from feast_recsys.bundle.index.probing import Probing
 from feast_recsys.bundle.index.protocol import Vectors
@@ -95,7 +96,7 @@ def open_ivf(spec: IndexSpec, folder: Path, vectors: Vectors, switching: Switchi
     flat = library.downcast_index(searcher.quantizer)
     centroids = library.rev_swig_ptr(flat.get_xb(), searcher.nlist * width).reshape(searcher.nlist, width)
     probing = Probing(centroids, sizes, n, probes, plan)
-    return IvfIndex(spec, vectors, searcher, np.asarray(lists), last, probing, Scratch(width, d))
+    return IvfIndex(InvertedLists(spec, vectors, searcher, last, probing, Scratch(width, d)), np.asarray(lists))
 
 
 def lists_for(n: int, wanted: int) -> int:

@@ -51,7 +51,7 @@ def _efforts(
         rows, _ = best(part @ index.vectors.T, depths[-1])
         for query, mine in zip(part, rows, strict=True):
             place = np.empty(lists, np.int64)
-            place[index.probing.order(index.extended(query))] = np.arange(lists)
+            place[index.probing.order(index.inverted.extended(query))] = np.arange(lists)
             places = place[index.lists[mine]]
             for n, depth in enumerate(depths):
                 for tail, some in enumerate((places[:depth], places[depth - k : depth])):
@@ -113,9 +113,9 @@ def _cost(index: IvfIndex, queries: Vectors, m: int, probes: int, allow: Allowed
     """Items looked at and nanoseconds of a search of some lists."""
 
     def search(query: Vectors) -> None:
-        index.search_lists(query[0], m, allow, index.probing.nearest(index.extended(query[0]), probes))
+        index.inverted.search(query[0], m, allow, index.probing.nearest(index.inverted.extended(query[0]), probes))
 
-    wide = (index.extended(query) for query in queries)
+    wide = (index.inverted.extended(query) for query in queries)
     looked = [index.probing.sizes[index.probing.nearest(query, probes).keys].sum() for query in wide]
     return float(np.median(looked)), _median(search, queries)
 

@@ -16,6 +16,10 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
+# Of a loss with float16. Torch begins with 65,536, with which a two-tower model's first two batches overflowed and were
+# left out: after 48 updates that cost .02 of recall@15 on the mean of four seeds. It grows from here where it may.
+_FIRST_SCALE = 1024.0
+
 
 def best_device() -> torch.device:
     """A CUDA GPU if there is one that works, else the CPU."""
@@ -109,7 +113,7 @@ class Updates:
         self._optimizers = tuple(optimizers)
         self._world = world
         self._clip = clip
-        self._scaler = torch.amp.GradScaler("cuda", enabled=scaled)
+        self._scaler = torch.amp.GradScaler("cuda", init_scale=_FIRST_SCALE, enabled=scaled)
 
     def __call__(self, loss: Tensor) -> None:
         """One update. A batch whose scaled gradients overflow is left out, as it must be, and the scale is halved."""
