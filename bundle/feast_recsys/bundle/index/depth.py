@@ -19,16 +19,20 @@ _SAMPLED_ROWS = 256
 _DEVIATIONS, _SURE = 3.0, 2.0  # standard deviations: of a place by chance, and of what a sample says
 
 
-def usual_place(m: int, passing: float, excluded: float) -> int:
-    """Down to which of all items the m best that may come back lie, nearly always, if these lie anywhere.
+def places(m: int, passing: float, excluded: float) -> tuple[int, int]:
+    """Down to which of all items the m best that may come back lie, if these lie anywhere.
 
     Args:
         m: Items wanted.
         passing: Share of the items that pass the filter.
         excluded: Share of the items that a request leaves out.
+
+    Returns:
+        The place of the last one: what it is at most in five of six cases, and nearly always.
     """
     left = max(passing * (1.0 - excluded), 1e-9)  # a request may leave out one item many times
-    return ceil((m + _DEVIATIONS * sqrt(m * (1.0 - left))) / left)
+    deviation = sqrt(m * (1.0 - left))
+    return ceil((m + deviation) / left), ceil((m + _DEVIATIONS * deviation) / left)
 
 
 def better_among(vectors: Vectors, rows: Rows, query: npt.NDArray[np.float32], score: np.float32) -> int:

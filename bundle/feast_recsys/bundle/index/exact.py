@@ -60,7 +60,7 @@ class ExactIndex:
     def kept(self, allow: Allowed) -> Kept | None:
         """What passes the filter, where it has been asked for before and is few enough to be kept."""
         filter_ = allow.filter
-        if filter_ is None or filter_.slices is None or not 0 < filter_.count < GATHER_SHARE * len(self):
+        if filter_ is None or filter_.slices is None or not may_be_kept(allow, len(self)):
             return None
         vectors = filter_.slices.of(filter_, self.vectors)
         return None if vectors is None else Kept(filter_.rows, vectors)
@@ -104,6 +104,11 @@ class ExactIndex:
             part = slice(start, start + _GATHERED)
             scores[:, part] = queries @ self.vectors.take(rows[part], axis=0).T
         return scores
+
+
+def may_be_kept(allow: Allowed, n: int) -> bool:
+    """Whether what passes the filter is few enough of n items to be kept in one place once it is asked for again."""
+    return allow.filter is not None and 0 < allow.filter.count < GATHER_SHARE * n
 
 
 def _in_blocks(queries: Vectors, n: int, search: Callable[[Vectors], tuple[Rows, Vectors]]) -> tuple[Rows, Vectors]:

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from feast_recsys.bundle.index.allowed import Allowed
+from feast_recsys.bundle.index.exact import may_be_kept
 from feast_recsys.bundle.index.library import faiss
 from feast_recsys.bundle.index.probing import Looked, Probing
 from feast_recsys.bundle.index.protocol import Rows, Vectors
@@ -96,8 +97,8 @@ class InvertedLists:
             parameters,
         )
         found = self.finished(query, room, m)
-        if found and allow.filter and self.exactly:
-            # Next time what passes may be kept and compared by exact search: with the same scores then.
+        if found and self.exactly and may_be_kept(allow, self.probing.n):
+            # Next time what passes may be compared by exact search: with the same scores then.
             return rescored(self.vectors, query, found[0], m)
         return found
 

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from feast_recsys.bundle.index.allowed import Allowed, Mask, Without
-from feast_recsys.bundle.index.depth import Sample, better_among, usual_place
-from feast_recsys.bundle.index.exact import ExactIndex, Kept
+from feast_recsys.bundle.index.depth import Sample, better_among, places
+from feast_recsys.bundle.index.exact import ExactIndex, Kept, may_be_kept
 from feast_recsys.bundle.index.inverted_lists import Found, InvertedLists, Query
 from feast_recsys.bundle.index.marks import MARKS
 from feast_recsys.bundle.index.probing import Counts, Looked, Probing
@@ -185,8 +185,8 @@ class IvfIndex:
         """
         n, filter_ = self.probing.n, allow.filter
         excluded = allow.excluded if isinstance(allow, Without) else _NONE
-        usual = usual_place(m, filter_.count / n if filter_ else 1.0, len(excluded) / n)
-        probes, more = self.probing.probes_for(usual), usual + _MORE
+        likely, usual = places(m, filter_.count / n if filter_ else 1.0, len(excluded) / n)
+        probes, more = self.probing.probes_for(likely), usual + _MORE
         if probes is None or more > n:
             return None, 0
         room = self.inverted.nearest(
@@ -195,23 +195,21 @@ class IvfIndex:
         if room.rows.item(more - 1) < 0:
             return None, 0
         left = self._left(room.rows, excluded, filter_)
-        places = left[:more].nonzero()[0]
-        if len(places) < m:
+        staying = left[:more].nonzero()[0]
+        if len(staying) < m:
             # Who leaves out most of the very best is likely to have left out what comes next as well.
-            out = more - len(places)
+            out = more - len(staying)
             return None, 0 if filter_ else out if 2 * out < more else len(excluded)
-        place = places.item(m - 1) + 1
-        if place > m:
-            # Farther down than by chance, what is wanted are the last ones.
-            effort = self.probing.switching.effort if place <= usual else self.probing.switching.tail
-            if (effort(place) or n) > probes:
-                return None, 0 if filter_ else place - m
+        place = staying.item(m - 1) + 1
+        # Farther down than by chance, what is wanted are the last ones.
+        if place > usual and (self.probing.switching.tail(place) or n) > probes:
+            return None, 0 if filter_ else place - m
         if not self.inverted.exactly:
             if len(room.rows) < self.inverted.asked_for(m, place - m):
                 return None, place - m
             return rescored(self.vectors, query, room.rows[left], m), place - m
-        first = places[:m]
-        if filter_:
+        first = staying[:m]
+        if may_be_kept(allow, n):
             return rescored(self.vectors, query, room.rows.take(first), m), place - m
         return in_order(room.rows.take(first), self.inverted.products(room.scores.take(first))), place - m
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from math import ceil
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ _BLOCK = 8  # queries whose scores over all items are held at once
 _ASKED = 256  # queries that efforts are measured with
 _TIMED = 64  # queries that are timed
 _DEEPEST, _SHARE = 32_768, 0.1  # deeper, and for more of all items, exact search is quicker
+_STEP = 2**0.25  # where a cluster ends, effort leaps from a few lists to a hundred
 _FEW = 0.1  # share of the items that pass another filter that searches are timed with
 _GATHERED = 20_000  # rows that exact search is timed with
 
@@ -67,10 +69,10 @@ def _efforts(
 
 
 def _depths(k: int, n: int) -> list[int]:
-    """k, and twice as much each time, down to a tenth of all items."""
+    """k, and a fifth more each time, down to a tenth of all items."""
     depths = [k]
-    while 2 * depths[-1] <= min(_SHARE * n, _DEEPEST):
-        depths.append(2 * depths[-1])
+    while ceil(_STEP * depths[-1]) <= min(_SHARE * n, _DEEPEST):
+        depths.append(ceil(_STEP * depths[-1]))
     return depths
 
 
