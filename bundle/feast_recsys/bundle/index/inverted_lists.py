@@ -16,6 +16,7 @@ items, centroids and queries as they are. On 1,000,000 items of 64 numbers that 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil, sqrt
 from typing import Any
 
@@ -60,7 +61,7 @@ class InvertedLists:
     probing: Probing
     scratch: Scratch
 
-    @property
+    @cached_property
     def exactly(self) -> bool:
         """Whether FAISS compares vectors, not codes."""
         return self.spec.kind == "ivf_flat"

@@ -53,12 +53,12 @@ class IvfIndex:
         """See Index.dimension."""
         return int(self.vectors.shape[1])
 
-    @property
+    @cached_property
     def vectors(self) -> Vectors:
         """[n, d] float32, mapped."""
         return self.inverted.vectors
 
-    @property
+    @cached_property
     def probing(self) -> Probing:
         """The centroids and sizes of the lists, and how many to look at."""
         return self.inverted.probing
