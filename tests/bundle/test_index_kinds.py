@@ -23,7 +23,8 @@ from feast_recsys.bundle.index.switching import Switching, unmeasured
 N, D, RECALL = 8_000, 16, 0.95
 MISSING = () if find_spec("scann") is not None else ("scann",)
 STORED = [kind for kind in KINDS if kind not in ("exact", *ENGINES, *MISSING)]
-FILTERED = ["ivf_flat", "ivf_sq8", "hnsw", *([] if MISSING else ["scann"])]
+FILTERED = [kind for kind in STORED if kind not in ENGINES]
+CODED = ("ivf_sq8", "ivf_pq")
 BUILD = {"hnsw": {"links": 16, "building": 50}, "scann": {"leaves": 60}}
 
 
@@ -177,7 +178,7 @@ def test_the_nearest_lists_are_those_of_the_nearest_centroids(folders, vectors, 
         found = index.probing.order(index.inverted.extended(query))
         assert sorted(found.tolist()) == list(range(80))
         assert (np.diff(expected[found]) >= -1e-3).all()
-        assert set(index.probing.nearest(index.inverted.extended(query), 7).keys.tolist()) == set(found[:7].tolist())
+        assert set(index.probing.nearest(index.inverted.extended(query), 7, 1).keys.tolist()) == set(found[:7].tolist())
 
 
 @pytest.mark.parametrize("kind", ["ivf_flat", "ivf_sq8", "ivf_pq"])
@@ -249,17 +250,18 @@ def test_recall_is_held_where_a_filter_leaves_out_what_is_nearest(kind, near, fo
         assert np.mean(found) >= RECALL - 0.02
 
 
-def test_more_items_than_the_effort_was_chosen_for_are_found_as_well(folders, vectors, queries):
-    spec = spec_of("ivf_flat", {"lists": 80, "probes": 20})
-    plan = measure_switching(open_index(spec, folders["ivf_flat"], vectors), queries, 50, RECALL)
-    index = open_index(spec, folders["ivf_flat"], vectors, plan)
+@pytest.mark.parametrize("kind", ["ivf_flat", *CODED])
+def test_more_items_than_the_effort_was_chosen_for_are_found_as_well(kind, folders, vectors, queries):
+    spec = spec_of(kind, {"lists": 80, "probes": 20})
+    plan = measure_switching(open_index(spec, folders[kind], vectors), queries, 50, RECALL)
+    index = open_index(spec, folders[kind], vectors, plan)
     for k in (10, 200, 700, 5_000):
         assert recall(index, queries[:40], k) >= RECALL - 0.01
 
 
 @pytest.mark.parametrize("kind", ["ivf_sq8", "ivf_pq", "scann"])
 def test_fewer_items_than_codes_were_measured_with_are_found_as_well(kind, folders, vectors, queries):
-    if kind not in FILTERED:
+    if kind in MISSING:
         pytest.skip("needs its library")
     effort = {"leaves_searched": 40} if kind == "scann" else {"probes": 40}
     spec = spec_of(kind, {**BUILD.get(kind, {"lists": 80}), **effort})
@@ -267,6 +269,19 @@ def test_fewer_items_than_codes_were_measured_with_are_found_as_well(kind, folde
     index = open_index(spec, folders[kind], vectors, plan)
     found = {k: recall(index, queries, k) for k in (1, 10, 50, 100)}
     assert min(found.values()) >= found[100] - 0.005
+
+
+@pytest.mark.parametrize("kind", CODED)
+def test_measured_codes_hold_the_last_items_down_to_their_depth(kind, folders, vectors, queries):
+    spec = spec_of(kind, {"lists": 80, "probes": 80})
+    index = open_index(spec, folders[kind], vectors)
+    plan = measure_switching(index, queries, 50, RECALL)
+    due, _ = ExactIndex(vectors).search(queries, plan.depths[-1])
+    for depth, codes in zip(plan.depths, plan.codes, strict=True):
+        assert codes >= depth
+        found = [index.inverted.nearest(query, codes, 80).rows.copy() for query in queries]
+        held = [np.isin(mine[depth - 50 : depth], rows) for mine, rows in zip(due, found, strict=True)]
+        assert np.mean(held) >= RECALL
 
 
 def test_measured_effort_is_enough_at_its_depth(folders, vectors, queries):
@@ -302,7 +317,7 @@ def test_measured_effort_is_enough_at_its_depth(folders, vectors, queries):
 )
 def test_a_plan_survives_json_and_its_effort_grows_with_depth(steps, depth, more):
     depths, efforts, tails = np.cumsum(steps, axis=0).T.tolist()
-    plan = Switching(tuple(depths), tuple(efforts), tuple(tails))
+    plan = Switching(tuple(depths), tuple(efforts), tuple(tails), codes=tuple(depths))
     assert Switching.of(plan.document()) == plan
     low, high = plan.effort(depth), plan.effort(depth + more)
     assert (low is None) == (depth > depths[-1])

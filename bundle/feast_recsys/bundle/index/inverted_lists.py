@@ -35,7 +35,7 @@ from feast_recsys.bundle.index.spec import IndexSpec
 SMALL = 2.0**-16
 """b as a share of M: so small that |q| b^2 / 2M is lost in all inner products but those near zero."""
 
-_DENSER = 3  # codes that are compared exactly for each item left out, see InvertedLists.search
+_DENSER = 3  # times as many codes below the first depth, where none were counted
 
 Query = npt.NDArray[np.float32]
 Found = tuple[Rows, Vectors]
@@ -66,7 +66,7 @@ class InvertedLists:
         """Whether FAISS compares vectors, not codes."""
         return self.spec.kind == "ivf_flat"
 
-    def search(self, query: Query, m: int, allow: Allowed, looked: Looked, displaced: int = 0) -> Found | None:
+    def search(self, query: Query, m: int, allow: Allowed, looked: Looked) -> Found | None:
         """The m best of what is allowed in some lists.
 
         Args:
@@ -74,15 +74,13 @@ class InvertedLists:
             m: Number of items.
             allow: What may come back.
             looked: The lists.
-            displaced: How many better ones are left out. The deeper items lie, the more have nearly the same score, so
-                that more codes are compared exactly.
 
         Returns:
             rows [m] and scores [m]; None if the lists hold fewer.
         """
         scratch, bits, pointer = self.scratch, allow.bits, faiss().swig_ptr
         self.extended(query)
-        parameters, room = scratch.filtered, scratch.room(self.asked_for(m, displaced))
+        parameters, room = scratch.filtered, scratch.room(self.asked_for(m, looked.depth, looked.share))
         scratch.allow(bits)
         parameters.nprobe = len(looked.keys)
         keys, nearness = pointer(looked.keys), pointer(looked.nearness)
@@ -140,13 +138,21 @@ class InvertedLists:
         """Inner products with the query that was asked last, of FAISS's scores; a new array."""
         return scores - self.last * self.scratch.query[-1] if self.last else scores.copy()
 
-    def asked_for(self, m: int, displaced: int = 0) -> int:
-        """How many items to ask FAISS for."""
+    def asked_for(self, m: int, depth: float, share: float = 1.0) -> int:
+        """How many to ask FAISS for, which are codes in most kinds: the deeper items lie, the more are nearly as good.
+
+        Args:
+            m: Number of items.
+            depth: Number of items of all down to which these lie.
+            share: Of those, how many FAISS may find; the better ones that it may not are compared with none.
+        """
         if self.exactly:
             return m
-        wanted = max(m + _DENSER * displaced, FEWEST_CODES, self.probing.switching.depths[0])
-        return min(ceil(wanted * self.spec.search["widening"]), self.probing.n)
+        plan, widening = self.probing.switching, self.spec.search["widening"]
+        least = ceil(max(m, FEWEST_CODES, plan.depths[0]) * widening)
+        beyond = (plan.codes_for(depth) or _DENSER * widening * depth) - depth if depth > plan.depths[0] else 0.0
+        return min(max(least, ceil(m + beyond * share)), self.probing.n)
 
-    def comparing_ns(self, m: int, displaced: int) -> float:
+    def comparing_ns(self, m: int, depth: float, share: float = 1.0) -> float:
         """What it takes to compare vectors after codes."""
-        return 0.0 if self.exactly else 2.0 * self.probing.switching.gathered_ns * self.asked_for(m, displaced)
+        return 0.0 if self.exactly else 2.0 * self.probing.switching.gathered_ns * self.asked_for(m, depth, share)

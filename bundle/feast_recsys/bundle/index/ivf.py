@@ -110,7 +110,9 @@ class IvfIndex:
     def _among_all(self, query: Query, m: int) -> Found | None:
         probes = self.probing.probes_for(m)
         while probes is not None:
-            found = self.inverted.finished(query, self.inverted.nearest(query, self.inverted.asked_for(m), probes), m)
+            found = self.inverted.finished(
+                query, self.inverted.nearest(query, self.inverted.asked_for(m, m), probes), m
+            )
             if found:
                 return found
             probes = self.probing.twice(probes)
@@ -125,22 +127,24 @@ class IvfIndex:
             if allow.filter:
                 return self._deep_down(query, m, allow)
         wide, passing = self.inverted.extended(query), self._passing(allow)
-        beside = self.inverted.comparing_ns(m, displaced)
+        share = allow.most / self.probing.n
+        beside = self.inverted.comparing_ns(m, (m + displaced) / share, share)
         looked = self.probing.choose(wide, m + displaced, allow.most, passing, last=displaced > 0, beside_ns=beside)
-        found = looked and self.inverted.search(query, m, allow, looked, displaced)
+        found = looked and self.inverted.search(query, m, allow, looked)
         if looked and found and isinstance(allow, Without):
             now = better_among(self.vectors, allow.excluded, query, found[1][-1])
             if now > displaced:
-                wide, beside = self.inverted.extended(query), self.inverted.comparing_ns(m, now)
+                wide, beside = self.inverted.extended(query), self.inverted.comparing_ns(m, (m + now) / share, share)
                 wider = self.probing.choose(wide, m + now, allow.most, passing, last=True, beside_ns=beside)
                 if wider is None or len(wider.keys) > len(looked.keys):
-                    looked, found = wider, wider and self.inverted.search(query, m, allow, wider, now)
+                    looked, found = wider, wider and self.inverted.search(query, m, allow, wider)
         if looked and found and allow.filter:
             depth = self._hidden(query, m, found[1][-1], allow.filter, looked)
             if depth:
+                beside = self.inverted.comparing_ns(m, depth, share)
                 wider = self.probing.deeper(self.inverted.extended(query), depth, allow.most, beside)
                 if wider is None or len(wider.keys) > len(looked.keys):
-                    found = wider and self.inverted.search(query, m, allow, wider, displaced)
+                    found = wider and self.inverted.search(query, m, allow, wider)
         return found
 
     def _hidden(self, query: Query, m: int, worst: np.float32, filter_: Allowed, looked: Looked) -> int:
@@ -154,7 +158,7 @@ class IvfIndex:
         """
         sparse = looked.share * m < _TELLING
         if not sparse:
-            rows = self.inverted.nearest(query, self.inverted.asked_for(m), self.probing.probes).rows[:m]
+            rows = self.inverted.nearest(query, self.inverted.asked_for(m, m), self.probing.probes).rows[:m]
             if np.count_nonzero(filter_.mask.take(rows)) >= _FEWER * looked.share * m:
                 return 0
         better, least = self._sample.better(query, worst)
@@ -168,10 +172,9 @@ class IvfIndex:
         depth = self._sample.depth_of(query, m, allow.mask)
         if depth is None:
             return None
-        displaced = max(round(depth * allow.most / self.probing.n) - m, 0)
-        beside = self.inverted.comparing_ns(m, displaced)
+        beside = self.inverted.comparing_ns(m, depth, allow.most / self.probing.n)
         looked = self.probing.deeper(self.inverted.extended(query), depth, allow.most, beside)
-        return looked and self.inverted.search(query, m, allow, looked, displaced)
+        return looked and self.inverted.search(query, m, allow, looked)
 
     @cached_property
     def _sample(self) -> Sample:
@@ -186,12 +189,11 @@ class IvfIndex:
         n, filter_ = self.probing.n, allow.filter
         excluded = allow.excluded if isinstance(allow, Without) else _NONE
         likely, usual = places(m, filter_.count / n if filter_ else 1.0, len(excluded) / n)
-        probes, more = self.probing.probes_for(likely), usual + _MORE
+        more = usual + _MORE
+        probes = self.probing.probes_for(likely, self.inverted.comparing_ns(more, more))
         if probes is None or more > n:
             return None, 0
-        room = self.inverted.nearest(
-            query, more if self.inverted.exactly else self.inverted.asked_for(m, more - m), probes
-        )
+        room = self.inverted.nearest(query, self.inverted.asked_for(more, more), probes)
         if room.rows.item(more - 1) < 0:
             return None, 0
         left = self._left(room.rows, excluded, filter_)
@@ -205,8 +207,6 @@ class IvfIndex:
         if place > usual and (self.probing.switching.tail(place) or n) > probes:
             return None, 0 if filter_ else place - m
         if not self.inverted.exactly:
-            if len(room.rows) < self.inverted.asked_for(m, place - m):
-                return None, place - m
             return rescored(self.vectors, query, room.rows[left], m), place - m
         first = staying[:m]
         if may_be_kept(allow, n):

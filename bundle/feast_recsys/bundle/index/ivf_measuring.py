@@ -23,6 +23,8 @@ _ASKED = 256  # queries that efforts are measured with
 _TIMED = 64  # queries that are timed
 _DEEPEST, _SHARE = 32_768, 0.1  # deeper, and for more of all items, exact search is quicker
 _STEP = 2**0.25  # where a cluster ends, effort leaps from a few lists to a hundred
+_CODED = 64  # queries whose codes are sorted
+_DEEPEST_CODES, _CODES_FOR_EACH, _TIMES = 4_096, 16, 33  # down to where, how many for each item, and in how many steps
 _FEW = 0.1  # share of the items that pass another filter that searches are timed with
 _GATHERED = 20_000  # rows that exact search is timed with
 
@@ -37,8 +39,12 @@ def measure(index: IvfIndex, queries: Vectors, k: int, recall: float) -> Switchi
         recall: What the lower end of a 95 % interval over the queries must reach.
     """
     depths = _depths(min(k, len(index)), len(index))
+    if not index.inverted.exactly:
+        # Lists and codes lose some each.
+        recall = 1.0 - (1.0 - recall) / 2
     efforts, tails = _efforts(index, queries[:_ASKED], depths, recall)
-    return _with_costs(Switching(tuple(depths), efforts, tails), index, queries[:_TIMED], k)
+    codes = () if index.inverted.exactly else _codes(index, queries[:_CODED], depths, recall)
+    return _with_costs(Switching(tuple(depths), efforts, tails, codes=codes), index, queries[:_TIMED], k)
 
 
 def _efforts(
@@ -66,6 +72,35 @@ def _efforts(
     enough = np.argmax(low >= min(recall, 1.0 - 1e-9), axis=2) + 1
     efforts, tails = np.maximum.accumulate(enough, axis=1).tolist()
     return tuple(efforts), tuple(tails)
+
+
+def _codes(index: IvfIndex, queries: Vectors, depths: list[int], recall: float) -> tuple[int, ...]:
+    """For each depth how many of the best codes hold enough of the last items down to it.
+
+    Deeper than some thousand items it is taken to be as many times the depth as there: many codes take long to sort.
+    """
+    counted = [depth for depth in depths if depth <= max(_DEEPEST_CODES, depths[0])]
+    n, k, lists = len(index), depths[0], len(index.probing.sizes)
+    wide = min(_CODES_FOR_EACH * counted[-1], n)
+    # Times the depth, from which on a share of the items is found.
+    times = np.geomspace(1.0, _CODES_FOR_EACH, _TIMES)
+    found: npt.NDArray[np.float64] = np.zeros((len(queries), len(counted), _TIMES))
+    place = np.full(n, n, np.int64)
+    for at, query in enumerate(queries):
+        mine = best(query[None] @ index.vectors.T, counted[-1])[0][0]
+        rows = index.inverted.nearest(query, wide, lists).rows
+        rows = rows[rows >= 0]
+        place[rows] = np.arange(len(rows))
+        for number, depth in enumerate(counted):
+            places = np.sort(place[mine[depth - k : depth]])
+            found[at, number] = np.searchsorted(places, times * depth) / k
+        place[rows] = n
+    low = found.mean(axis=0) - _NORMAL * found.std(axis=0) / np.sqrt(len(queries))
+    low[:, -1] = 1.0
+    enough = times[np.argmax(low >= recall, axis=1)]
+    by_depth = [ceil(depth * float(share)) for depth, share in zip(counted, enough, strict=True)]
+    by_depth += [ceil(depth * float(enough[-1])) for depth in depths[len(counted) :]]
+    return tuple(np.minimum(np.maximum.accumulate(by_depth), n).tolist())
 
 
 def _depths(k: int, n: int) -> list[int]:
@@ -115,10 +150,10 @@ def _cost(index: IvfIndex, queries: Vectors, m: int, probes: int, allow: Allowed
     """Items looked at and nanoseconds of a search of some lists."""
 
     def search(query: Vectors) -> None:
-        index.inverted.search(query[0], m, allow, index.probing.nearest(index.inverted.extended(query[0]), probes))
+        index.inverted.search(query[0], m, allow, index.probing.nearest(index.inverted.extended(query[0]), probes, m))
 
     wide = (index.inverted.extended(query) for query in queries)
-    looked = [index.probing.sizes[index.probing.nearest(query, probes).keys].sum() for query in wide]
+    looked = [index.probing.sizes[index.probing.nearest(query, probes, m).keys].sum() for query in wide]
     return float(np.median(looked)), _median(search, queries)
 
 

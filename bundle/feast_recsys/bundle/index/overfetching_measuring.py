@@ -76,7 +76,7 @@ def measure(index: OverfetchingIndex, queries: Vectors, k: int, recall: float) -
         taken.append(found.taken)
         depth *= 2
     costs = {"gathered_ns": exact / (GATHER_SHARE * n), "scored_ns": exact / n}
-    return Switching(tuple(depths), tuple(efforts), tuple(tails), searched_ns=tuple(taken), **costs)
+    return Switching(tuple(depths), tuple(efforts), tuple(tails), searched_ns=tuple(taken), codes=(), **costs)
 
 
 def _more(effort: int, index: OverfetchingIndex) -> int:

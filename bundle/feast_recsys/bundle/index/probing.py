@@ -26,14 +26,14 @@ class Looked(NamedTuple):
     Attributes:
         keys: [p] int64.
         nearness: [p] float32.
-        share: Of the items of these lists, how many pass the filter.
         depth: Number of items of all, passing or not, down to which the wanted ones are taken to lie.
+        share: Of the items of these lists, how many pass the filter.
     """
 
     keys: Rows
     nearness: Vectors
-    share: float = 1.0
-    depth: float = 0.0
+    depth: float
+    share: float
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,15 @@ class Probing:
     probes: int
     switching: Switching
 
-    def probes_for(self, k: int) -> int | None:
+    def probes_for(self, k: int, beside_ns: float = 0.0) -> int | None:
         """Lists that a search without a filter looks at for k items; None where exact search is quicker."""
         if k <= self.switching.depths[0]:
             return self.probes
-        return self._affordable(self.switching.effort(k), self.n, 1.0)
+        return self._affordable(self.switching.effort(k), self.n, 1.0, beside_ns)
 
-    def twice(self, probes: int) -> int | None:
+    def twice(self, probes: int, beside_ns: float = 0.0) -> int | None:
         """Twice as many lists, where those looked at hold too few items; None where exact search is quicker."""
-        return self._affordable(2 * probes, self.n, 1.0) if probes < len(self.sizes) else None
+        return self._affordable(2 * probes, self.n, 1.0, beside_ns) if probes < len(self.sizes) else None
 
     def exact_is_quicker(self, most: int) -> bool:
         """Whether exact search over so many items takes less than any search of lists."""
@@ -94,7 +94,7 @@ class Probing:
         effort_for = self.switching.tail if last else self.switching.effort
         if passing is None:
             probes = self._affordable(effort_for(wanted), most, 1.0, beside_ns)
-            return None if probes is None else self.nearest(query, probes)
+            return None if probes is None else self.nearest(query, probes, wanted)
         nearness = self.centroids @ query
         # The share that passes is that of the lists looked at, which depend on the share.
         likely = effort_for(_MARGIN * wanted * self.n / max(most, 1)) or self.n
@@ -110,19 +110,19 @@ class Probing:
                 keys = _largest(nearness, probes)
             if enough:
                 break
-        return Looked(keys, nearness.take(keys), share, _MARGIN * wanted / share)
+        return Looked(keys, nearness.take(keys), _MARGIN * wanted / share, share)
 
     def deeper(self, query: Vectors, depth: float, most: int, beside_ns: float = 0.0) -> Looked | None:
         """The lists to look at where what is wanted are the last items down to a depth; None where exact search over
         what is allowed is quicker."""
         probes = self._affordable(self.switching.tail(depth), most, 1.0, beside_ns)
-        return None if probes is None else self.nearest(query, probes)
+        return None if probes is None else self.nearest(query, probes, depth, most / self.n)
 
-    def nearest(self, query: Vectors, probes: int) -> Looked:
-        """The nearest lists to a query [w]."""
+    def nearest(self, query: Vectors, probes: int, depth: float, share: float = 1.0) -> Looked:
+        """The nearest lists to a query [w], for what lies down to a depth."""
         nearness = self.centroids @ query
         keys = _largest(nearness, probes)
-        return Looked(keys, nearness.take(keys))
+        return Looked(keys, nearness.take(keys), depth, share)
 
     def order(self, query: Vectors) -> Rows:
         """All lists, the nearest first."""

@@ -39,6 +39,8 @@ class Switching:
         fixed_ns: Nanoseconds of a filtered search of the index that looks at nothing.
         searched_ns: Parallel to `depths`: nanoseconds of a search with the effort of `efforts`, of indexes that know no
             filter and are asked for so many; empty for others, of which the costs above tell it.
+        codes: Parallel to `depths`: how many of the best codes the last k of so many are among, nearly all; empty where
+            vectors are compared, not codes.
     """
 
     depths: tuple[int, ...]
@@ -51,6 +53,7 @@ class Switching:
     kept_ns: float = 10.0
     fixed_ns: float = 50_000.0
     searched_ns: tuple[float, ...] = ()
+    codes: tuple[int, ...] = ()
 
     def effort(self, depth: float) -> int | None:
         """The effort for a depth, in between those measured; None if it is deeper than any of them."""
@@ -66,6 +69,10 @@ class Switching:
         """What a search takes, as much more as its effort is; None if it is deeper than any that were measured."""
         taken, usual = self._between(self.searched_ns, depth), self._between(self.efforts, depth)
         return None if taken is None or usual is None else taken * effort / usual
+
+    def codes_for(self, depth: float) -> float | None:
+        """The best codes that the last k items down to a depth are among; None where that was not measured."""
+        return self._between(self.codes, depth) if self.codes else None
 
     def exact_ns(self, most: int, n: int) -> float:
         """What exact search takes for `most` of n items that may come back: it gathers few, and scores all for many."""
@@ -94,6 +101,7 @@ class Switching:
             "kept_ns": round(self.kept_ns, 3),
             "fixed_ns": round(self.fixed_ns),
             "searched_ns": [round(taken) for taken in self.searched_ns],
+            "codes": list(self.codes),
         }
 
     @classmethod
@@ -103,11 +111,12 @@ class Switching:
         if not len(depths) == len(efforts) == len(tails) or list(depths) != sorted(set(depths)):
             raise ValueError("depths must ascend, and efforts and tails be parallel to them")
         searched = tuple(map(float, document.get("searched_ns", ())))
-        if len(searched) not in (0, len(depths)):
-            raise ValueError("searched_ns must be parallel to depths, or empty")
+        codes = tuple(map(int, document.get("codes", ())))
+        if not {len(searched), len(codes)} <= {0, len(depths)}:
+            raise ValueError("searched_ns and codes must be parallel to depths, or empty")
         costs = {name: float(document[name]) for name in _COSTS if name != "scored_ns"}
         costs["scored_ns"] = float(document.get("scored_ns", GATHER_SHARE * costs["gathered_ns"]))
-        return cls(depths, efforts, tails, **costs, searched_ns=searched)
+        return cls(depths, efforts, tails, **costs, searched_ns=searched, codes=codes)
 
 
 def unmeasured(k: int, effort: int, most: int) -> Switching:
