@@ -155,4 +155,4 @@ class InvertedLists:
 
     def comparing_ns(self, m: int, depth: float, share: float = 1.0) -> float:
         """What it takes to compare vectors after codes."""
-        return 0.0 if self.exactly else 2.0 * self.probing.switching.gathered_ns * self.asked_for(m, depth, share)
+        return 0.0 if self.exactly else self.probing.switching.asked_ns * self.asked_for(m, depth, share)

@@ -13,6 +13,8 @@ from feast_recsys.bundle.index.top import leading
 
 _ROUNDING = 2e-6  # of two inner products of float32, as a share of the lengths that go in
 
+_SIFTED = 8  # more than so many times those wanted are not sorted: of 4,000 that saves a third of the time
+
 FEWEST_CODES = 100
 """Codes are compared as if at least so many items were wanted, and as many as when recall was measured: those of a
 cluster are much alike, so that the few best of it are not those of the few best codes."""
@@ -66,6 +68,11 @@ def rescored(vectors: Vectors, query: npt.NDArray[np.float32], rows: Rows, m: in
     Returns:
         rows [m] and scores [m], best first, the lower row first among equals.
     """
+    if len(rows) > _SIFTED * m:
+        scores = products(vectors.take(rows, axis=0), query)
+        some, _ = leading(scores, m)
+        order = np.lexsort((rows[some], -scores[some]))[:m]
+        return rows[some[order]], scores[some[order]]
     # In the order of the rows, for the sake of equal scores and of the memory that they lie in.
     ordered = np.sort(rows)
     chosen, scores = _best(products(vectors.take(ordered, axis=0), query), m)

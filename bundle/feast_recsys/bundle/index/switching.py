@@ -20,7 +20,10 @@ from feast_recsys.bundle.index.exact import GATHER_SHARE
 _GROWTH = 0.75
 _TAIL = 2.0  # and how much more the last ones take
 
-_COSTS = ("scanned_ns", "compared_ns", "gathered_ns", "scored_ns", "kept_ns", "fixed_ns")
+_COSTS = ("scanned_ns", "compared_ns", "gathered_ns", "scored_ns", "kept_ns", "fixed_ns", "asked_ns")
+
+# What earlier manifests lack, as a multiple of gathered_ns.
+_LATER = {"scored_ns": GATHER_SHARE, "asked_ns": 2.0}
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Switching:
         scored_ns: Nanoseconds for an item where exact search scores all of them.
         kept_ns: Nanoseconds for an item that exact search scores where all that pass lie in one place.
         fixed_ns: Nanoseconds of a filtered search of the index that looks at nothing.
+        asked_ns: Nanoseconds for an item that is found by its code and compared exactly.
         searched_ns: Parallel to `depths`: nanoseconds of a search with the effort of `efforts`, of indexes that know no
             filter and are asked for so many; empty for others, of which the costs above tell it.
         codes: Parallel to `depths`: how many of the best codes the last k of so many are among, nearly all; empty where
@@ -52,6 +56,7 @@ class Switching:
     scored_ns: float = 7.0
     kept_ns: float = 10.0
     fixed_ns: float = 50_000.0
+    asked_ns: float = 300.0
     searched_ns: tuple[float, ...] = ()
     codes: tuple[int, ...] = ()
 
@@ -100,6 +105,7 @@ class Switching:
             "scored_ns": round(self.scored_ns, 3),
             "kept_ns": round(self.kept_ns, 3),
             "fixed_ns": round(self.fixed_ns),
+            "asked_ns": round(self.asked_ns, 3),
             "searched_ns": [round(taken) for taken in self.searched_ns],
             "codes": list(self.codes),
         }
@@ -114,8 +120,8 @@ class Switching:
         codes = tuple(map(int, document.get("codes", ())))
         if not {len(searched), len(codes)} <= {0, len(depths)}:
             raise ValueError("searched_ns and codes must be parallel to depths, or empty")
-        costs = {name: float(document[name]) for name in _COSTS if name != "scored_ns"}
-        costs["scored_ns"] = float(document.get("scored_ns", GATHER_SHARE * costs["gathered_ns"]))
+        costs = {name: float(document[name]) for name in _COSTS if name not in _LATER}
+        costs |= {name: float(document.get(name, times * costs["gathered_ns"])) for name, times in _LATER.items()}
         return cls(depths, efforts, tails, **costs, searched_ns=searched, codes=codes)
 
 
