@@ -122,8 +122,8 @@ QUICKLY = settings(deadline=None, max_examples=25, suppress_health_check=[Health
 
 
 @QUICKLY
-@given(tree=TREES, excluded=EXCLUDED)
-def test_an_engine_lets_pass_what_the_filter_does(index, snapshot, tree, excluded):
+@given(tree=TREES)
+def test_an_engine_lets_pass_what_the_filter_does(index, snapshot, tree):
     """Of the engine alone: what the index makes of its answers would hide a filter that means something else."""
     condition = folded(plan_of(tree, snapshot))
     passing = evaluate(tree, snapshot)
@@ -131,9 +131,9 @@ def test_an_engine_lets_pass_what_the_filter_does(index, snapshot, tree, exclude
         assert (passing == condition).all()
         return
     query = np.ones((1, D), np.float32)
-    answer = index.engine.search(index.collection, query, N, condition, np.unique(excluded))
+    answer = index.engine.search(index.collection, query, N, condition, max(passing.mean(), 1 / N))
     if answer is not None:
-        assert set(answer[0]) - set(excluded) == set(np.flatnonzero(passing)) - set(excluded)
+        assert set(answer[0]) == set(np.flatnonzero(passing))
 
 
 @QUICKLY

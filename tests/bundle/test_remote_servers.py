@@ -18,7 +18,7 @@ from support.qdrant_server import QdrantServer
 from feast_recsys.bundle.columns import Column, DType
 from feast_recsys.bundle.errors import CorruptArtifact, IndexUnavailable, InvalidSettings
 from feast_recsys.bundle.index import milvus
-from feast_recsys.bundle.index import remote as remote_module
+from feast_recsys.bundle.index import remote_index as remote_module
 from feast_recsys.bundle.index.allowed import Allowed, all_but
 from feast_recsys.bundle.index.breaker import Breaker
 from feast_recsys.bundle.index.entry import Remote
@@ -237,11 +237,13 @@ def test_embedded_files_that_are_missing_broken_or_of_other_vectors_are_refused(
         open_embedded(spec, folder, VECTORS)
 
 
-def test_more_exclusions_than_can_be_named_and_masks_of_unknown_origin_are_searched_exactly(tmp_path, monkeypatch):
-    monkeypatch.setattr(remote_module, "MOST_EXCLUDED", 5)
+@pytest.mark.parametrize("most", [6, 20, 16_384])
+def test_exclusions_and_masks_of_unknown_origin_hold_however_many_an_engine_gives(tmp_path, monkeypatch, most):
+    monkeypatch.setattr(remote_module, "MOST_WANTED", most)
     index = open_embedded(spec_of("qdrant", {}), tmp_path, VECTORS, few=0)
     half = Allowed(np.arange(N) % 2 == 0)
-    for allow in (all_but(np.arange(6), N), all_but(np.arange(5), N), half, half.without(np.arange(3))):
+    best = ExactIndex(VECTORS).search(VECTORS[:1], 30)[0][0]
+    for allow in (all_but(best, N), all_but(best[:5], N), half, half.without(best[:9])):
         rows, _ = index.search(VECTORS[:3], 7, allow)
         np.testing.assert_array_equal(rows, ExactIndex(VECTORS).search(VECTORS[:3], 7, allow)[0])
 

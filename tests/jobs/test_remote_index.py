@@ -14,7 +14,8 @@ from support.milvus_server import MilvusServer
 
 from feast_recsys.bundle.errors import IndexUnavailable
 from feast_recsys.bundle.index.exact import ExactIndex
-from feast_recsys.bundle.index.remote import RemoteIndex, connect
+from feast_recsys.bundle.index.remote import connect
+from feast_recsys.bundle.index.remote_index import RemoteIndex
 from feast_recsys.bundle.index.waiting import WaitingIndex
 from feast_recsys.bundle.store import current, history, point
 from feast_recsys.features.repo import open_repo

@@ -22,7 +22,8 @@ from feast_recsys.bundle import store
 from feast_recsys.bundle.errors import CorruptArtifact
 from feast_recsys.bundle.filter_plan import plan_of
 from feast_recsys.bundle.filters import parse_filter
-from feast_recsys.bundle.index.remote import FEW_ROWS, connect, open_embedded
+from feast_recsys.bundle.index.remote import connect, open_embedded
+from feast_recsys.bundle.index.remote_index import FEW_ROWS
 from feast_recsys.bundle.store import current, open_bundle, point
 from feast_recsys.cli.wire import wire_filter
 from feast_recsys.features.repo import open_repo

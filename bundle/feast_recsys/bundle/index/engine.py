@@ -21,9 +21,6 @@ from feast_recsys.bundle.index.protocol import Rows, Vectors
 from feast_recsys.bundle.index.spec import IndexSpec
 from feast_recsys.bundle.snapshot import Snapshot
 
-MOST_EXCLUDED = 10_000
-"""Rows that one search may leave out by naming them."""
-
 MOST_FIELDS = 30
 """Columns that a collection holds: Milvus takes 64 fields, and a column with nulls needs two."""
 
@@ -32,6 +29,9 @@ LONGEST_TEXT = 65_535
 """Elements of a list, and bytes of a string, that Milvus stores at most."""
 
 _WIDEST = 32_768  # Milvus's limit
+
+# Of the best 1,100 of 100,000 clustered vectors Milvus finds .980 with 1,300 candidates in view, .996 with 2,200.
+_IN_VIEW = 2
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_]")
 
@@ -111,7 +111,7 @@ class Engine(Protocol):
         """Number of items; -1 if there is no such collection."""
 
     def search(
-        self, collection: Collection, queries: Vectors, k: int, where: Plan | None, excluded: Rows
+        self, collection: Collection, queries: Vectors, k: int, where: Plan | None, share: float
     ) -> Sequence[Rows] | None:
         """Those that seem best for each query.
 
@@ -120,7 +120,7 @@ class Engine(Protocol):
             queries: [B, d], at least one.
             k: Items wanted for each.
             where: What must be true of them, without comparisons that nothing passes; None for nothing.
-            excluded: [e] rows that must not come back, at most MOST_EXCLUDED.
+            share: Of all items, how many that is true of.
 
         Returns:
             B times at most k rows; None if the engine can't answer exactly this question.
@@ -158,9 +158,9 @@ def fields_of(snapshot: Snapshot) -> Fields:
     return fields
 
 
-def breadth(collection: Collection, k: int, excluded: Rows) -> int:
-    """Items that a search of a graph keeps in view: more where some are left out, as these may be the very best."""
-    return min(max(int(collection.spec.search["breadth"]), k) + len(excluded), _WIDEST)
+def breadth(collection: Collection, depth: float) -> int:
+    """Items that a search of a graph keeps in view, for the best down to a depth."""
+    return min(max(int(collection.spec.search["breadth"]), math.ceil(_IN_VIEW * depth)), _WIDEST)
 
 
 def values_of(column: Column, field: Field) -> list[Any]:

@@ -100,16 +100,14 @@ class MilvusEngine:
         return int(found[0]["count(*)"])
 
     def search(
-        self, collection: Collection, queries: Vectors, k: int, where: Plan | None, excluded: Rows
+        self, collection: Collection, queries: Vectors, k: int, where: Plan | None, share: float
     ) -> Sequence[Rows] | None:
         """See Engine.search."""
         expression = "" if where is None else milvus_expression(where, collection.fields)
         if expression is None:
             return None
-        if len(excluded):
-            named = f"{ROW} not in [{', '.join(map(str, excluded.tolist()))}]"
-            expression = f"({expression}) and {named}" if expression else named
-        graph = {"ef": breadth(collection, k, excluded)} if self._local is None else {}
+        # Its graph is walked as if there were no filter, and what passes is counted.
+        graph = {"ef": breadth(collection, k / share)} if self._local is None else {}
         with self._watched("search"):
             found = self._client.search(
                 collection.name,

@@ -90,7 +90,7 @@ class QdrantEngine:
             return int(self._client.count(name, exact=True).count)
 
     def search(
-        self, collection: Collection, queries: Vectors, k: int, where: Plan | None, excluded: Rows
+        self, collection: Collection, queries: Vectors, k: int, where: Plan | None, share: float
     ) -> Sequence[Rows] | None:
         """See Engine.search."""
         models, document = self._library.models, None
@@ -99,13 +99,8 @@ class QdrantEngine:
             if document is None:
                 return None
         passing = models.Filter(**document) if document is not None else None
-        if self._local:
-            # It would go through all these ids for each item; its answers are exact, so some more do as well.
-            k += len(excluded)
-        elif len(excluded):
-            passing = passing or models.Filter()
-            passing.must_not = [models.HasIdCondition(has_id=excluded.tolist())]
-        graph = None if self._local else models.SearchParams(hnsw_ef=breadth(collection, k, excluded))
+        # Its graph has links among what passes, so that nothing is lost by a narrow filter.
+        graph = None if self._local else models.SearchParams(hnsw_ef=breadth(collection, k))
         requests = [
             models.QueryRequest(query=query, filter=passing, limit=k, params=graph) for query in queries.tolist()
         ]

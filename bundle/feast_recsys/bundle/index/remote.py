@@ -1,150 +1,30 @@
-"""Milvus and Qdrant as an index: they find candidates, and what comes back is checked and scored here.
-
-A bundle keeps the vectors of its items in any case, mapped into memory. An engine's answer is therefore held against
-what may come back, scored exactly, and where it has too few items, or the engine can't be asked exactly this question,
-exact search answers over the rows that pass. So the engine decides on recall and time, and on nothing else.
-"""
+"""Milvus and Qdrant as an index: collections filled and opened. See remote_index.py for how they are searched."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from feast_recsys.bundle.errors import CorruptArtifact, IndexUnavailable, JobFailed, RecsysError
-from feast_recsys.bundle.filter_plan import Plan
-from feast_recsys.bundle.index.allowed import Allowed, Without
-from feast_recsys.bundle.index.breaker import Breaker
-from feast_recsys.bundle.index.engine import MOST_EXCLUDED, Collection, Engine, fields_of
+from feast_recsys.bundle.index.engine import Collection, Engine, fields_of
 from feast_recsys.bundle.index.entry import Remote
 from feast_recsys.bundle.index.exact import ExactIndex
 from feast_recsys.bundle.index.milvus import embedded_milvus, milvus_server
-from feast_recsys.bundle.index.protocol import Index, Rows, Vectors
+from feast_recsys.bundle.index.protocol import Index, Vectors
 from feast_recsys.bundle.index.qdrant import embedded_qdrant, qdrant_server
-from feast_recsys.bundle.index.remote_filters import folded
-from feast_recsys.bundle.index.rescoring import rescored
+from feast_recsys.bundle.index.remote_index import FEW_ROWS, RemoteIndex
 from feast_recsys.bundle.index.spec import IndexSpec
 from feast_recsys.bundle.snapshot import Snapshot
 
 COLLECTION = "items"
 """Name of the only collection of an embedded engine."""
 
-FEW_ROWS = 10_000
-"""Passing rows up to which exact search over them is quicker than any server: gathered and scored in 1.5 ms."""
-
-MOST_WANTED = 10_000
-"""Items that an engine is asked for at most; Milvus gives 16,384."""
-
 _BATCH_BYTES, _BATCH_ROWS = 8 * 2**20, 5_000
-_NO_ROWS = np.empty(0, np.int64)
-
-
-class _Question(NamedTuple):
-    where: Plan | None
-    excluded: Rows
-
-
-@dataclass(frozen=True, eq=False)
-class RemoteIndex:
-    """An index that an engine searches.
-
-    Attributes:
-        engine: Where.
-        collection: What it searches.
-        vectors: [n, d] float32, mapped: what it was filled with.
-        few: Passing rows up to which a filter is left to exact search.
-        breaker: Keeps searches from queueing while the engine is down.
-    """
-
-    engine: Engine
-    collection: Collection
-    vectors: Vectors
-    few: int = FEW_ROWS
-    breaker: Breaker = field(default_factory=Breaker, init=False, repr=False)
-
-    @property
-    def dimension(self) -> int:
-        """See Index.dimension."""
-        return int(self.vectors.shape[1])
-
-    def __len__(self) -> int:
-        return int(self.vectors.shape[0])
-
-    def vectors_of(self, rows: Rows) -> Vectors:
-        """See Index.vectors_of."""
-        return np.asarray(self.vectors.take(rows, axis=0))
-
-    def check(self) -> None:
-        """Compares the number of items.
-
-        Raises:
-            IndexUnavailable: see Engine.
-            CorruptArtifact: the collection is not there, or has not n items.
-        """
-        count, n = self.engine.count(self.collection.name), len(self)
-        if count != n:
-            holds = f"holds {count:,} items" if count >= 0 else "is not there"
-            raise CorruptArtifact(
-                f"{self.engine.place}: collection {self.collection.name} {holds}, but the bundle has {n:,}; "
-                "materialize anew, or serve another bundle"
-            )
-
-    def search(self, queries: Vectors, k: int, allow: Allowed | None = None) -> tuple[Rows, Vectors]:
-        """See Index.search.
-
-        Raises:
-            IndexUnavailable: see Engine.
-        """
-        m = min(k, len(self)) if allow is None else allow.up_to(min(k, len(self)))
-        question = self._question(allow) if 0 < m <= MOST_WANTED and len(queries) else None
-        answers = question and self.breaker.call(lambda: self._ask(queries, m, *question))
-        if answers is None:
-            return ExactIndex(self.vectors).search(queries, m, allow)
-        found, scores = np.empty((len(queries), m), np.int64), np.empty((len(queries), m), np.float32)
-        for n, (query, answer) in enumerate(zip(queries, answers, strict=True)):
-            found[n], scores[n] = self._answer(query, answer, m, allow)
-        return found, scores
-
-    def _ask(self, queries: Vectors, m: int, where: Plan | None, excluded: Rows) -> Sequence[Rows] | None:
-        return self.engine.search(self.collection, queries, m, where, excluded)
-
-    def _question(self, allow: Allowed | None) -> _Question | None:
-        """What to ask the engine; None where exact search is quicker, or nothing says the same."""
-        if allow is None:
-            return _Question(None, _NO_ROWS)
-        if allow.most <= self.few:
-            return None
-        excluded: Rows = np.unique(allow.excluded) if isinstance(allow, Without) else _NO_ROWS
-        where, passing = None, allow.filter
-        if passing is not None:
-            condition = folded(passing.condition) if passing.condition is not None else None
-            if condition is None or condition is False:
-                # Rows of some other origin. Where few are missing, these can be named.
-                if len(passing) - passing.count + len(excluded) > MOST_EXCLUDED:
-                    return None
-                excluded = np.union1d(excluded, passing.blocked)
-            elif condition is not True:
-                where = condition
-        return _Question(where, excluded) if len(excluded) <= MOST_EXCLUDED else None
-
-    def _answer(
-        self, query: npt.NDArray[np.float32], answer: Rows, m: int, allow: Allowed | None
-    ) -> tuple[Rows, Vectors]:
-        rows = np.unique(answer)
-        rows = rows[(rows >= 0) & (rows < len(self))]
-        if allow is not None:
-            rows = rows[allow.mask.take(rows)]
-        if len(rows) >= m:
-            return rescored(self.vectors, query, rows, m)
-        found, scores = ExactIndex(self.vectors).search(query[None], m, allow)
-        return found[0], scores[0]
 
 
 def connect(kind: str, address: str, timeout_seconds: float = 1.0) -> Engine:
