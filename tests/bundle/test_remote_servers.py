@@ -18,7 +18,7 @@ from support.qdrant_server import QdrantServer
 from feast_recsys.bundle.columns import Column, DType
 from feast_recsys.bundle.errors import CorruptArtifact, IndexUnavailable, InvalidSettings
 from feast_recsys.bundle.index import milvus
-from feast_recsys.bundle.index import remote_index as remote_module
+from feast_recsys.bundle.index import remote, remote_index
 from feast_recsys.bundle.index.allowed import Allowed, all_but
 from feast_recsys.bundle.index.breaker import Breaker
 from feast_recsys.bundle.index.entry import Remote
@@ -75,7 +75,7 @@ def test_an_alias_is_switched_and_collections_are_dropped(kind, server):
 @each_kind
 def test_filling_starts_anew_and_tells_how_far_it_is(kind, server, monkeypatch):
     """What a job left that died in between is not added to."""
-    monkeypatch.setattr(remote_module, "_BATCH_ROWS", 15)
+    monkeypatch.setattr(remote, "_BATCH_ROWS", 15)
     engine, spec, told = connect(kind, server.address), spec_of(kind, {}), []
     fill(engine, "c", spec, VECTORS)
     fill(engine, "c", spec, VECTORS[:31], progress=lambda done, total: told.append((done, total)))
@@ -239,7 +239,7 @@ def test_embedded_files_that_are_missing_broken_or_of_other_vectors_are_refused(
 
 @pytest.mark.parametrize("most", [6, 20, 16_384])
 def test_exclusions_and_masks_of_unknown_origin_hold_however_many_an_engine_gives(tmp_path, monkeypatch, most):
-    monkeypatch.setattr(remote_module, "MOST_WANTED", most)
+    monkeypatch.setattr(remote_index, "MOST_WANTED", most)
     index = open_embedded(spec_of("qdrant", {}), tmp_path, VECTORS, few=0)
     half = Allowed(np.arange(N) % 2 == 0)
     best = ExactIndex(VECTORS).search(VECTORS[:1], 30)[0][0]
