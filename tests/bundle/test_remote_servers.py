@@ -17,8 +17,7 @@ from support.qdrant_server import QdrantServer
 
 from feast_recsys.bundle.columns import Column, DType
 from feast_recsys.bundle.errors import CorruptArtifact, IndexUnavailable, InvalidSettings
-from feast_recsys.bundle.index import milvus
-from feast_recsys.bundle.index import remote, remote_index
+from feast_recsys.bundle.index import milvus, remote, remote_index
 from feast_recsys.bundle.index.allowed import Allowed, all_but
 from feast_recsys.bundle.index.breaker import Breaker
 from feast_recsys.bundle.index.entry import Remote
