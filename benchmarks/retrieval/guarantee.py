@@ -40,6 +40,7 @@ from feast_recsys.bundle.index.protocol import Index, Rows, Vectors
 from feast_recsys.bundle.index.reduction import INNER_PRODUCT, METRICS
 from feast_recsys.bundle.index.segments import TOMBSTONE, Segments
 from feast_recsys.bundle.index.spec import ENGINES, KINDS, IndexSpec
+from feast_recsys.jobs.recall import Truth, exact_answers, interval, recalls, search_all
 from feast_recsys.server.eligibility import named_in_request, without
 from feast_recsys.server.metrics import Metrics
 
@@ -116,15 +117,16 @@ def _base_rows(n: int, random: np.random.Generator) -> Rows:
 
 
 def _measured(kind: str, vectors: Vectors, queries: Vectors, folder: Path) -> Index:
-    truth, _ = ExactIndex(vectors).search(queries, _K)
+    truth = exact_answers(vectors, queries, _K)
     spec = None
     for spec in candidates(*vectors.shape):
-        if spec.kind == kind and _recall(_built(spec, folder, vectors), queries, truth) >= RECALL:
+        if spec.kind == kind and _recall(_built(spec, folder, vectors), truth)[1] >= RECALL:
             break
     if spec is None or spec.kind != kind:
         raise SystemExit(f"no candidate of kind {kind} for {len(vectors)} items reaches {RECALL}")
     index = _built(spec, folder, vectors)
-    print(f"{kind} is {spec}: recall {_recall(index, queries, truth):.4f} without a filter")
+    mean, low, high = _recall(index, truth)
+    print(f"{kind} is {spec}: recall {mean:.4f} ({low:.4f} to {high:.4f}) without a filter")
     return open_index(spec, _folder(spec, folder), vectors, measure_switching(index, queries, _K, RECALL))
 
 
@@ -208,9 +210,9 @@ GROUPS: Mapping[str, Callable[[Case], bool]] = {
 """What the report counts, and which cases belong to it."""
 
 
-def _recall(index: Index, queries: Vectors, truth: Rows) -> float:
-    found = [index.search(query[None], truth.shape[1])[0][0] for query in queries]
-    return float(np.mean([len(np.intersect1d(a, b)) / len(b) for a, b in zip(found, truth, strict=True)]))
+def _recall(index: Index, truth: Truth) -> tuple[float, float, float]:
+    """The mean, and the interval whose lower end must reach the recall, as in a job."""
+    return interval(recalls(truth, *search_all(index, truth.queries, truth.k)), truth.k)
 
 
 def _built(spec: IndexSpec, folder: Path, vectors: Vectors) -> Index:

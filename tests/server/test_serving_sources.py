@@ -124,7 +124,7 @@ def test_unknown_sources_are_refused_by_name(mixed):
         assert refused.fields == ("sources[1]",)
         assert "personal, fresh, trending, newest, alike" in refused.message
     request = pb.RetrieveRequest(recommender="plain", user_id="1", sources=["x"])
-    assert failure(stub.Retrieve, request).message.endswith("it has: retrieval")
+    assert failure(stub.Retrieve, request).message.endswith("'plain' has: retrieval")
 
 
 def test_a_recommender_without_sources_has_its_own_model(mixed):
@@ -222,24 +222,24 @@ def test_whatever_an_answer_names_a_request_may_name(mixed):
             "plain",
             "seeds",
             ["retrieval"],
-            "to do with seed items; for seed items it has: similar",
+            "to do with seed items; for seed items 'plain' has: similar",
         ),
         (
             "mixed",
             "seeds",
             ["alike", "trending"],
-            "'trending' has nothing to do with seed items; for seed items it",
+            "'trending' has nothing to do with seed items; for seed items 'mixed' has",
         ),
-        ("grownup", "seeds", ["x"], "'grownup' has no source 'x'; for seed items it has: adult, similar"),
-        ("plain", "user", ["similar"], "'similar' is likeness to seed_item_ids, and there are none; it has: retrieval"),
+        ("grownup", "seeds", ["x"], "there is no source 'x'; for seed items 'grownup' has: adult, similar"),
+        ("plain", "user", ["similar"], "'similar' is likeness to seed_item_ids, and there are none; 'plain' has: retrieval"),
         (
             "mixed",
             "user",
             ["retrieval"],
-            "'mixed' has no source 'retrieval'; it has: personal, fresh, trending, newest",
+            "there is no source 'retrieval'; 'mixed' has: personal, fresh, trending, newest",
         ),
-        ("narrow", "user", ["adlut"], "'narrow' has no source 'adlut'; did you mean 'adult'? it has: old, none, adult"),
-        ("narrow", "user", ["x"], "'narrow' has no source 'x'; it has: old, none, adult, retrieval"),
+        ("narrow", "user", ["adlut"], "there is no source 'adlut'; did you mean 'adult'? 'narrow' has: old, none, adult"),
+        ("narrow", "user", ["x"], "there is no source 'x'; 'narrow' has: old, none, adult, retrieval"),
     ],
 )
 def test_a_source_that_says_nothing_is_refused_with_those_that_do(mixed, recommender, whose, sources, message):

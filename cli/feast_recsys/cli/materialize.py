@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--full", is_flag=True, help="Bring everything online anew, embed all items, always publish.")
+@click.option(
+    "--full/--incremental",
+    help="Bring everything online anew, embed all items, always publish; or only what has changed.  "
+    "[default: incremental]",
+)
 @click.option(
     "--as-of", type=click.DateTime(), metavar="TIME", help="Moment to bring features up to, in UTC.  [default: now]"
 )

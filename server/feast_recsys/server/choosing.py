@@ -23,10 +23,10 @@ def usual(names: Sequence[str], served: Served) -> tuple[Source, ...]:
     known = _by_name(served.sources, served.own)
     for at, name in enumerate(names):
         if name not in known:
-            why = _unknown(name, known, served)
+            why = _unknown(name, known)
             if name in _alike(served):
                 why = f"source {name!r} is likeness to seed_item_ids, and there are none;"
-            raise _refused(at, f"{why} it has: {', '.join(known)}")
+            raise _refused(at, f"{why} {served.name!r} has: {', '.join(known)}")
     return _chosen(names, known)
 
 
@@ -40,10 +40,10 @@ def like_seeds(names: Sequence[str], served: Served) -> tuple[Source, ...]:
     known = _alike(served)
     for at, name in enumerate(names):
         if name not in known:
-            why = _unknown(name, known, served)
+            why = _unknown(name, known)
             if name in _by_name(served.sources, served.own):
                 why = f"source {name!r} has nothing to do with seed items;"
-            raise _refused(at, f"{why} for seed items it has: {', '.join(known)}")
+            raise _refused(at, f"{why} for seed items {served.name!r} has: {', '.join(known)}")
     return _chosen(names, known)
 
 
@@ -65,8 +65,8 @@ def _chosen(names: Sequence[str], known: Mapping[str, Source]) -> tuple[Source, 
     return tuple(source for name, source in known.items() if not names or name in names)
 
 
-def _unknown(name: str, known: Mapping[str, Source], served: Served) -> str:
-    return f"recommender {served.name!r} has no source {name!r}{did_you_mean(name, known) or ';'}"
+def _unknown(name: str, known: Mapping[str, Source]) -> str:
+    return f"there is no source {name!r}{did_you_mean(name, known) or ';'}"
 
 
 def _refused(at: int, why: str) -> InvalidArgument:

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from feast_recsys.bundle.columns import DType
 from feast_recsys.bundle.errors import InvalidArgument
+from feast_recsys.bundle.hints import did_you_mean, shown
 from feast_recsys.bundle.index.allowed import Mask
 from feast_recsys.bundle.index.protocol import Rows, Vectors
 from feast_recsys.bundle.index.reduction import Metric
@@ -40,8 +41,10 @@ def check(rules: Reranking, snapshot: Snapshot) -> None:
     for n, cap in enumerate(rules.caps):
         path = f"reranking.caps[{n}]"
         if cap.key not in snapshot.references:
-            known = ", ".join(snapshot.references)
-            raise InvalidArgument(f"{path}.key: no item feature {cap.key!r}; there are: {known}", field=f"{path}.key")
+            near, known = did_you_mean(cap.key, snapshot.references), ", ".join(snapshot.references)
+            raise InvalidArgument(
+                f"{path}.key: no item feature {shown(cap.key)}{near or ';'} there are: {known}", field=f"{path}.key"
+            )
         if snapshot.dtype(cap.key) is DType.FLOAT32:
             raise InvalidArgument(
                 f"{path}.key: {cap.key} is float32; caps count equal values of texts, whole numbers, truth values or "
