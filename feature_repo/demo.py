@@ -47,7 +47,7 @@ def main(users: list[str]) -> None:
     recsys("materialize")
     announce(6, "Serve over gRPC", "feast-recsys serve")
     with server() as address:
-        announce(7, "Ask, as a backend service would", "feast-recsys retrieve | rank | recommend")
+        announce(7, "Ask, as a backend service would", "feast-recsys retrieve, recommend")
         for user in users:
             console.print(Rule(f"user {user}", style="dim"))
             history(user)

@@ -63,9 +63,11 @@ _CALL = (
         "--top-k",
         type=INT32,
         default=0,
-        help="How many items.  [default: the settings'; rank: all]",
+        help="How many items.  [default: as the settings say; of `rank`, all candidates]",
     ),
-    click.option("--context", multiple=True, metavar="NAME=JSON", help="Request-time value; may be repeated."),
+    click.option(
+        "--context", multiple=True, metavar="NAME=JSON", help="Request-time value, such as hour=20; may be repeated."
+    ),
     click.option("--bundle-id", default="", metavar="ID", help="Answer from this bundle.  [default: the current one]"),
     click.option("--address", metavar="HOST:PORT", help="Where the server is.  [default: the settings']"),
     click.option("--timeout", default=5.0, show_default=True, metavar="SECONDS", help="Deadline of the call."),
@@ -103,8 +105,8 @@ _RERANKING = (
         "--block",
         multiple=True,
         metavar="ID",
-        help="Leave out an item; may be repeated. Any of these four replaces the settings' `reranking`, but for what "
-        "that blocks.",
+        help="Leave out an item; may be repeated. Each of --relevance-weight, --cap, --pin and --block replaces the "
+        "settings' `reranking`, but for what that blocks.",
     ),
 )
 

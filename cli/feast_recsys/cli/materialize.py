@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     "[default: incremental]",
 )
 @click.option(
-    "--as-of", type=click.DateTime(), metavar="TIME", help="Moment to bring features up to, in UTC.  [default: now]"
+    "--as-of",
+    type=click.DateTime(),
+    metavar="TIME",
+    help="Moment to bring features up to, in UTC, such as 2026-01-31T12:00:00.  [default: now]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_obj

@@ -10,7 +10,7 @@ from feast_recsys.cli.location import Location, choose
 
 @click.command()
 @item_call_options
-@click.option("-l", "--like", multiple=True, metavar="ID", help="Items like this one, instead; may be repeated.")
+@click.option("-l", "--like", multiple=True, metavar="ID", help="Items like this one, whoever asks; may be repeated.")
 @eligibility_options
 @click.pass_obj
 def retrieve(location: Location, call: Call, eligibility: Eligibility, like: tuple[str, ...]) -> None:

@@ -24,6 +24,7 @@ from feast_recsys.cli.location import Location
     default="INFO",
     show_default=True,
     type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
+    help="The least that is logged.",
 )
 @click.pass_obj
 def serve(location: Location, address: str | None, workers: int | None, log_level: str) -> None:
