@@ -231,14 +231,14 @@ def test_whatever_an_answer_names_a_request_may_name(mixed):
             "'trending' has nothing to do with seed items; for seed items 'mixed' has",
         ),
         ("grownup", "seeds", ["x"], "there is no source 'x'; for seed items 'grownup' has: adult, similar"),
-        ("plain", "user", ["similar"], "'similar' is likeness to seed_item_ids, and there are none; 'plain' has: retrieval"),
+        ("plain", "user", ["similar"], "is likeness to seed_item_ids, and there are none; 'plain' has: retrieval"),
         (
             "mixed",
             "user",
             ["retrieval"],
             "there is no source 'retrieval'; 'mixed' has: personal, fresh, trending, newest",
         ),
-        ("narrow", "user", ["adlut"], "there is no source 'adlut'; did you mean 'adult'? 'narrow' has: old, none, adult"),
+        ("narrow", "user", ["adlut"], "no source 'adlut'; did you mean 'adult'? 'narrow' has: old, none, adult"),
         ("narrow", "user", ["x"], "there is no source 'x'; 'narrow' has: old, none, adult, retrieval"),
     ],
 )
