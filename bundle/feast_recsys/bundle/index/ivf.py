@@ -108,14 +108,13 @@ class IvfIndex:
         return found
 
     def _among_all(self, query: Query, m: int) -> Found | None:
-        probes = self.probing.probes_for(m)
+        inverted, beside = self.inverted, self.inverted.comparing_ns(m, m)
+        probes = self.probing.probes_for(m, beside)
         while probes is not None:
-            found = self.inverted.finished(
-                query, self.inverted.nearest(query, self.inverted.asked_for(m, m), probes), m
-            )
+            found = inverted.finished(query, inverted.nearest(query, inverted.asked_for(m, m), probes), m)
             if found:
                 return found
-            probes = self.probing.twice(probes)
+            probes = self.probing.twice(probes, beside)
         return None
 
     def _among_allowed(self, query: Query, m: int, allow: Allowed) -> Found | None:
