@@ -21,9 +21,12 @@ def doctor(location: Location, as_json: bool) -> None:
 
     Exit code 1 if there is an error; warnings alone leave it 0.
     """
-    from feast_recsys.jobs.doctor import examine_folder
+    from feast_recsys.cli.progress import waiting
 
-    findings = examine_folder(location.folder, location.feature_store_yaml)
+    with waiting("examine the repository, its models and the bundle"):
+        from feast_recsys.jobs.doctor import examine_folder
+
+        findings = examine_folder(location.folder, location.feature_store_yaml)
     if as_json:
         click.echo(json.dumps([asdict(f) for f in findings], indent=2, default=str))
     else:

@@ -81,10 +81,13 @@ def export(
     """
     if (module is None) != (signature_file is None):
         raise click.UsageError("--module and --signature go together")
+    from feast_recsys.cli.progress import waiting
+
     how = _How(tolerance, seed, quantize, item_columns)
     written = []
     if module is not None and signature_file is not None:
-        written.append(_own(location, module, signature_file, output, how))
+        with waiting(f"export {module}, compare it with PyTorch"):
+            written.append(_own(location, module, signature_file, output, how))
     else:
         settings = location.settings()
         chosen = settings.recommender(choose(settings, recommender))
@@ -93,7 +96,8 @@ def export(
         if output is not None and len(names) != 1:
             raise click.UsageError("--output takes one model; name its --stage")
         for name in names:
-            written.append(_checkpoint(location, name, output, how))
+            with waiting(f"export {name}, compare it with PyTorch"):
+                written.append(_checkpoint(location, name, output, how))
     if as_json:
         click.echo(json.dumps([_row(folder, signature) for folder, signature in written], indent=2))
     else:

@@ -37,9 +37,12 @@ class Location:
             InvalidSettings: the file is missing or the section is wrong.
         """
         self.settings()  # a wrong section is told before Feast is imported
-        from feast_recsys.features.repo import open_repo
+        from feast_recsys.cli.progress import waiting
 
-        return open_repo(self.folder, self.feature_store_yaml)
+        with waiting("open the repository"):
+            from feast_recsys.features.repo import open_repo
+
+            return open_repo(self.folder, self.feature_store_yaml)
 
 
 def choose(settings: Settings, name: str | None) -> str:

@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+
+@contextmanager
+def waiting(text: str, console: Console | None = None) -> Iterator[None]:
+    """Shows that something goes on which can't say how far it is. Where no person looks on, it prints nothing.
+
+    Args:
+        text: What goes on.
+        console: Where to draw; standard error by default.
+    """
+    console = console or Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield
+        return
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as shown:
+        shown.add_task(text, total=None)
+        yield
 
 
 class StepProgress:
