@@ -118,33 +118,43 @@ class IvfIndex:
         return None
 
     def _among_allowed(self, query: Query, m: int, allow: Allowed) -> Found | None:
-        displaced = 0
-        if allow.filter is None or allow.filter.count > _MANY * self.probing.n:
-            found, displaced = self._overfetched(query, m, allow)
-            if found:
-                return found
-            if allow.filter:
-                return self._deep_down(query, m, allow)
-        wide, passing = self.inverted.extended(query), self._passing(allow)
-        share = allow.most / self.probing.n
-        beside = self.inverted.comparing_ns(m, (m + displaced) / share, share)
-        looked = self.probing.choose(wide, m + displaced, allow.most, passing, last=displaced > 0, beside_ns=beside)
+        if allow.filter is not None and allow.filter.count <= _MANY * self.probing.n:
+            return self._by_bits(query, m, allow, 0)
+        found, displaced = self._overfetched(query, m, allow)
+        if found:
+            return found
+        return self._deep_down(query, m, allow) if allow.filter else self._by_bits(query, m, allow, displaced)
+
+    def _by_bits(self, query: Query, m: int, allow: Allowed, displaced: int) -> Found | None:
+        """The m best by FAISS and bits, in more lists once more where more better ones are left out than was thought or a
+        filter leaves out what is near."""
+        looked = self._lists_for(query, m, allow, displaced)
         found = looked and self.inverted.search(query, m, allow, looked)
         if looked and found and isinstance(allow, Without):
             now = better_among(self.vectors, allow.excluded, query, found[1][-1])
             if now > displaced:
-                wide, beside = self.inverted.extended(query), self.inverted.comparing_ns(m, (m + now) / share, share)
-                wider = self.probing.choose(wide, m + now, allow.most, passing, last=True, beside_ns=beside)
+                wider = self._lists_for(query, m, allow, now)
                 if wider is None or len(wider.keys) > len(looked.keys):
                     looked, found = wider, wider and self.inverted.search(query, m, allow, wider)
         if looked and found and allow.filter:
             depth = self._hidden(query, m, found[1][-1], allow.filter, looked)
             if depth:
-                beside = self.inverted.comparing_ns(m, depth, share)
-                wider = self.probing.deeper(self.inverted.extended(query), depth, allow.most, beside)
+                wider = self._lists_down_to(query, m, allow, depth)
                 if wider is None or len(wider.keys) > len(looked.keys):
                     found = wider and self.inverted.search(query, m, allow, wider)
         return found
+
+    def _lists_for(self, query: Query, m: int, allow: Allowed, displaced: int) -> Looked | None:
+        """The lists for what is allowed less some better ones; None where exact search is quicker."""
+        share, passing = allow.most / self.probing.n, self._passing(allow)
+        beside, wanted = self.inverted.comparing_ns(m, (m + displaced) / share, share), m + displaced
+        wide = self.inverted.extended(query)
+        return self.probing.choose(wide, wanted, allow.most, passing, last=displaced > 0, beside_ns=beside)
+
+    def _lists_down_to(self, query: Query, m: int, allow: Allowed, depth: float) -> Looked | None:
+        """The lists for the last items down to a depth; None where exact search is quicker."""
+        beside = self.inverted.comparing_ns(m, depth, allow.most / self.probing.n)
+        return self.probing.deeper(self.inverted.extended(query), depth, allow.most, beside)
 
     def _hidden(self, query: Query, m: int, worst: np.float32, filter_: Allowed, looked: Looked) -> int:
         """How deep what passes lies where a filter leaves out what is near: everything but what a user likes, say.
@@ -171,8 +181,7 @@ class IvfIndex:
         depth = self._sample.depth_of(query, m, allow.mask)
         if depth is None:
             return None
-        beside = self.inverted.comparing_ns(m, depth, allow.most / self.probing.n)
-        looked = self.probing.deeper(self.inverted.extended(query), depth, allow.most, beside)
+        looked = self._lists_down_to(query, m, allow, depth)
         return looked and self.inverted.search(query, m, allow, looked)
 
     @cached_property
