@@ -126,8 +126,8 @@ class IvfIndex:
         return self._deep_down(query, m, allow) if allow.filter else self._by_bits(query, m, allow, displaced)
 
     def _by_bits(self, query: Query, m: int, allow: Allowed, displaced: int) -> Found | None:
-        """The m best by FAISS and bits; once more in more lists where more better ones are left out than was thought, or
-        a filter leaves out what is near."""
+        """The m best by FAISS and bits; once more in more lists where more better ones are left out than was thought,
+        or a filter leaves out what is near."""
         looked = self._lists_for(query, m, allow, displaced)
         found = looked and self.inverted.search(query, m, allow, looked)
         if looked and found and isinstance(allow, Without):
