@@ -58,6 +58,15 @@ def test_the_best_come_with_few_others_and_none_that_is_hidden(kind, n, k):
         assert len(positions) <= max(4 * k, k + 40)
 
 
+@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.parametrize("ties", [3, 5, 9, 10, 11])
+def test_what_is_left_out_beside_ties_is_known_to_be_less(k, ties):
+    scores = np.random.default_rng(ties).standard_normal(9_000).astype(np.float32)
+    scores[:ties], scores[8_999] = 9.0, 8.999999
+    positions, bound = leading(scores, k)
+    assert np.delete(scores, positions).max() <= bound
+
+
 @pytest.mark.parametrize("kind", ["different", "alike", "hidden"])
 @pytest.mark.parametrize("n", [20, 300, 9_000])
 @pytest.mark.parametrize("k", [0, 1, 15])

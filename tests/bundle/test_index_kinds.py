@@ -271,6 +271,29 @@ def test_fewer_items_than_codes_were_measured_with_are_found_as_well(kind, folde
     assert min(found.values()) >= found[100] - 0.005
 
 
+@pytest.mark.parametrize("kind", ["ivf_flat", *CODED])
+@pytest.mark.parametrize("k", [501, N])
+def test_any_number_of_items_can_be_measured_with(kind, k, folders, vectors, queries):
+    spec = spec_of(kind, {"lists": 80, "probes": 20})
+    plan = measure_switching(open_index(spec, folders[kind], vectors), queries[:3], k, RECALL)
+    index = open_index(spec, folders[kind], vectors, plan)
+    assert recall(index, queries[:3], k) >= RECALL
+
+
+def test_a_plan_that_makes_no_sense_is_refused():
+    good = Switching((1, 2), (1, 2), (1, 2), codes=(1, 2)).document()
+    assert Switching.of(good)
+    for bad in (
+        {"depths": [], "efforts": [], "tails": [], "codes": []},
+        {"codes": [-1, 2]},
+        {"codes": [1]},
+        {"asked_ns": float("nan")},
+        {"fixed_ns": -1.0},
+    ):
+        with pytest.raises(ValueError, match="must"):
+            Switching.of(good | bad)
+
+
 @pytest.mark.parametrize("kind", CODED)
 def test_measured_codes_hold_the_last_items_down_to_their_depth(kind, folders, vectors, queries):
     spec = spec_of(kind, {"lists": 80, "probes": 80})

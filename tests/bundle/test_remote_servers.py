@@ -20,9 +20,11 @@ from feast_recsys.bundle.errors import CorruptArtifact, IndexUnavailable, Invali
 from feast_recsys.bundle.index import milvus, remote, remote_index
 from feast_recsys.bundle.index.allowed import Allowed, all_but
 from feast_recsys.bundle.index.breaker import Breaker
+from feast_recsys.bundle.index.engine import Collection
 from feast_recsys.bundle.index.entry import Remote
 from feast_recsys.bundle.index.exact import ExactIndex
 from feast_recsys.bundle.index.remote import build_embedded, connect, fill, open_embedded, open_remote
+from feast_recsys.bundle.index.remote_index import RemoteIndex
 from feast_recsys.bundle.index.spec import ENGINES, spec_of
 from feast_recsys.bundle.snapshot import open_snapshot, write_snapshot
 
@@ -245,6 +247,40 @@ def test_exclusions_and_masks_of_unknown_origin_hold_however_many_an_engine_give
     for allow in (all_but(best, N), all_but(best[:5], N), half, half.without(best[:9])):
         rows, _ = index.search(VECTORS[:3], 7, allow)
         np.testing.assert_array_equal(rows, ExactIndex(VECTORS).search(VECTORS[:3], 7, allow)[0])
+
+
+class Forgetful:
+    """An engine that lacks half of the items, and keeps what it was asked."""
+
+    place = "Forgetful"
+
+    def __init__(self, vectors):
+        self.vectors, self.asked = vectors, []
+
+    def search(self, collection, queries, k, where, share):
+        self.asked.append((len(queries), k))
+        scores = queries @ self.vectors.T
+        scores[:, ::2] = -np.inf
+        return [np.argsort(-mine)[: min(k, len(mine) // 2)] for mine in scores]
+
+
+def test_an_engine_is_asked_once_more_for_all_that_came_back_short_if_that_may_help():
+    vectors = np.random.default_rng(2).standard_normal((4_000, D), np.float32)
+    engine, queries, exact = Forgetful(vectors), vectors[:3], ExactIndex(vectors)
+    index = RemoteIndex(engine, Collection("items", D, {}, spec_of("qdrant", {})), vectors, few=0)
+    index.search(queries, 10)
+    index.search(queries, 10, all_but(np.array([1]), 4_000))
+    assert [calls for calls, _ in engine.asked] == [3, 3]
+    engine.asked.clear()
+    best = np.flatnonzero(np.argsort(np.argsort(-(queries[0] @ vectors.T))) < 400)
+    rows, _ = index.search(queries, 10, all_but(best, 4_000))
+    assert engine.asked[0][0] == 3
+    assert engine.asked[1:] == [(1, 410)]
+    assert not np.isin(rows, best).any()
+    engine.asked.clear()
+    everything = np.arange(4_000)[5:]
+    rows, _ = index.search(queries, 10, all_but(everything, 4_000))
+    np.testing.assert_array_equal(rows, exact.search(queries, 10, all_but(everything, 4_000))[0])
 
 
 def test_while_a_server_is_down_one_call_in_a_while_tries():

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 @click.command()
 @click.option(
     "--full/--incremental",
-    help="Bring everything online anew, embed all items, always publish; or only what has changed.  "
-    "[default: incremental]",
+    help="Bring everything online anew, embed all items and always publish a bundle; or do so for what has changed, "
+    "if anything has.  [default: incremental]",
 )
 @click.option(
     "--as-of",

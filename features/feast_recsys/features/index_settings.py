@@ -24,7 +24,7 @@ class _Measure(BaseModel):
 
     recall: Recall = 0.99
     """Share of the `k` items that exact search finds; what the lower end of a 95 % confidence interval must reach. With
-    a filter, too."""
+    a filter, too, but for Milvus and Qdrant: there it is that of the engine."""
     k: Positive = 100
     """Number of items at which recall is measured."""
     sample: Annotated[int, Field(ge=100)] = 1000

@@ -22,6 +22,9 @@ KEPT_SHARE = 0.95
 """Below this share they are scored where they lie in one place, once they do. At 50 % that takes .7 of the time of
 scoring all and masking of 3,700 vectors, .4 of 20,000 and .6 of 100,000; at 90 % .8 to .9."""
 
+# Where gathering once would not pay, slices may take this part of the memory, so that they leave room for others.
+_LARGE_PART = 0.25
+
 # Exclusions are looked up among the kept rows one by one, where these are so many times as many.
 _FEW_EXCLUDED = 256
 
@@ -69,7 +72,8 @@ class ExactIndex:
         filter_ = allow.filter
         if filter_ is None or filter_.slices is None or not may_be_kept(allow, len(self), share):
             return None
-        vectors = filter_.slices.of(filter_, self.vectors)
+        part = 1.0 if may_be_kept(allow, len(self)) else _LARGE_PART
+        vectors = filter_.slices.of(filter_, self.vectors, part)
         return None if vectors is None else Kept(filter_.rows, vectors)
 
     def search_kept(self, queries: Vectors, k: int, allow: Allowed, kept: Kept) -> tuple[Rows, Vectors]:

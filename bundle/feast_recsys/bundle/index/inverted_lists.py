@@ -150,8 +150,10 @@ class InvertedLists:
             return m
         plan, widening = self.probing.switching, self.spec.search["widening"]
         least = ceil(max(m, FEWEST_CODES, plan.depths[0]) * widening)
-        beyond = (plan.codes_for(depth) or _DENSER * widening * depth) - depth if depth > plan.depths[0] else 0.0
-        return min(max(least, ceil(m + beyond * share)), self.probing.n)
+        if depth <= plan.depths[0]:
+            return min(least, self.probing.n)
+        codes = plan.codes_for(depth) or widening * (plan.depths[0] + _DENSER * (depth - plan.depths[0]))
+        return min(max(least, ceil(m + (codes - depth) * share)), self.probing.n)
 
     def comparing_ns(self, m: int, depth: float, share: float = 1.0) -> float:
         """What it takes to compare vectors after codes."""

@@ -95,8 +95,11 @@ class IvfIndex:
 
     def _kept(self, allow: Allowed, k: int) -> Kept | None:
         """What passes the filter in one place, where that makes exact search the quickest."""
-        passing = allow.filter.count if allow.filter else 0
-        if not passing or not self.probing.keeping_is_quicker(min(k, passing), passing):
+        passing, n = allow.filter.count if allow.filter else 0, self.probing.n
+        if not passing:
+            return None
+        m, beside = min(k, passing), self.inverted.comparing_ns(min(k, passing), k * n / passing, passing / n)
+        if not self.probing.keeping_is_quicker(m, passing, beside):
             return None
         return self._exact.kept(allow)
 

@@ -26,7 +26,7 @@ _STEP = 2**0.25  # where a cluster ends, effort leaps from a few lists to a hund
 _CODED = 64  # queries whose codes are sorted
 _DEEPEST_CODES, _CODES_FOR_EACH, _TIMES = 4_096, 16, 33  # down to where, how many for each item, and in how many steps
 _FEW = 0.1  # share of the items that pass another filter that searches are timed with
-_COMPARED = 500, 4_000  # codes that are compared to see what one takes
+_COMPARED = (500, 1), (4_000, 4)  # codes that are compared to see what one takes, or so many times those wanted
 _GATHERED = 20_000  # rows that exact search is timed with
 
 
@@ -145,7 +145,7 @@ def _with_costs(plan: Switching, index: IvfIndex, queries: Vectors, k: int) -> S
 def _asked_ns(index: IvfIndex, queries: Vectors, m: int) -> float:
     """What an item takes that is found by its code and compared exactly."""
     lists = max(len(index.probing.sizes) // 2, 1)
-    few, many = (min(codes, len(index)) for codes in _COMPARED)
+    few, many = (min(max(codes, m * times), len(index)) for codes, times in _COMPARED)
 
     def search(codes: int) -> float:
         inverted = index.inverted

@@ -68,12 +68,12 @@ class Probing:
         """Whether exact search over so many items takes less than any search of lists."""
         return self.switching.fixed_ns >= self._exact_ns(most)
 
-    def keeping_is_quicker(self, k: int, passing: int) -> bool:
+    def keeping_is_quicker(self, k: int, passing: int, beside_ns: float = 0.0) -> bool:
         """Whether exact search of so many vectors in one place takes less than lists would for k items among them."""
         plan, share = self.switching, passing / self.n
         effort = self._bounded(plan.effort(_MARGIN * k / share) or self.n)
         listed = plan.fixed_ns + effort * self.n / len(self.sizes) * (plan.scanned_ns + share * plan.compared_ns)
-        return plan.kept_ns * passing < listed
+        return plan.kept_ns * passing < listed + beside_ns
 
     def choose(
         self, query: Vectors, wanted: int, most: int, passing: Counts | None, *, last: bool, beside_ns: float = 0.0

@@ -1,8 +1,8 @@
 """Search of Milvus or Qdrant: an engine finds candidates, and what comes back is checked and scored here.
 
 A bundle keeps the vectors of its items in any case, mapped into memory. An engine's answer is therefore held against
-what may come back, scored exactly, and where it has too few items, or the engine can't be asked exactly this question,
-exact search answers over the rows that pass. So the engine decides on recall and time, and on nothing else.
+what may come back, scored exactly, and where it has too few items, or no words for the filter, exact search answers
+over the rows that pass. So the engine decides on recall and time, and on nothing else.
 """
 
 from __future__ import annotations
@@ -106,9 +106,16 @@ class RemoteIndex:
         answers = question and self._ask(queries, self._wide(m, question), question)
         if question is None or answers is None:
             return ExactIndex(self.vectors).search(queries, m, allow)
+        staying = [self._staying(answer, allow) for answer in answers]
+        short = [n for n, rows in enumerate(staying) if len(rows) < m]
+        if short and m + question.out > self._wide(m, question):
+            # Who leaves out the very best may have left out all that came.
+            more = self._ask(queries[short], m + question.out, question)
+            for n, answer in zip(short, more or (), strict=False):
+                staying[n] = self._staying(answer, allow)
         found, scores = np.empty((len(queries), m), np.int64), np.empty((len(queries), m), np.float32)
-        for n, (query, answer) in enumerate(zip(queries, answers, strict=True)):
-            found[n], scores[n] = self._answer(query, answer, m, allow, question)
+        for n, (query, rows) in enumerate(zip(queries, staying, strict=True)):
+            found[n], scores[n] = self._answer(query, rows, m, allow)
         return found, scores
 
     def _wide(self, m: int, question: _Question) -> int:
@@ -140,13 +147,8 @@ class RemoteIndex:
         return _Question(condition, passing.count / len(self), out)
 
     def _answer(
-        self, query: npt.NDArray[np.float32], answer: Rows, m: int, allow: Allowed | None, question: _Question
+        self, query: npt.NDArray[np.float32], rows: Rows, m: int, allow: Allowed | None
     ) -> tuple[Rows, Vectors]:
-        rows = self._staying(answer, allow)
-        if len(rows) < m and question.out:
-            # Who leaves out the very best may have left out all that came.
-            more = self._ask(query[None], m + question.out, question)
-            rows = rows if more is None else self._staying(more[0], allow)
         if len(rows) >= m:
             return rescored(self.vectors, query, rows, m)
         found, scores = ExactIndex(self.vectors).search(query[None], m, allow)

@@ -48,7 +48,8 @@ def settled(
     found, bound = leading(scores, k)
     vectors = vectors_of(found)
     chosen, exact = _best(products(vectors, query), k)
-    # The length of all of them together: no vector is longer, and it takes less time than the longest one's.
+    # The length of all of them together: it takes less time than the longest one's. A vector that is a thousand times
+    # as long as those found may be off by more.
     unsure = np.float32(_ROUNDING * sqrt(float(query @ query) * float(np.vdot(vectors, vectors))))
     if exact[-1] - unsure <= bound and len(found) < len(scores):
         found = ((scores >= exact[-1] - unsure) & (scores > -np.inf)).nonzero()[0]

@@ -46,18 +46,19 @@ class Slices:
         self._entries: OrderedDict[tuple[int, int], _Entry] = OrderedDict()
         self.bytes = 0
 
-    def of(self, allow: Allowed, vectors: Vectors) -> Vectors | None:
+    def of(self, allow: Allowed, vectors: Vectors, part: float = 1.0) -> Vectors | None:
         """[count, d] the vectors of the rows of a filter, in their order.
 
         Args:
             allow: The filter.
             vectors: [n, d] of all rows.
+            part: Of the limit, how much they may take.
 
         Returns:
             None where it is the first time that they are asked for, or too many.
         """
         key, size = (id(allow), id(vectors)), allow.count * vectors.shape[1] * vectors.itemsize + _ENTRY_BYTES
-        if size > self._limit:
+        if size > part * self._limit:
             return None
         with self._lock:
             entry = self._entries.get(key)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 from typing import Any
 
 from feast_recsys.bundle.index.exact import GATHER_SHARE
@@ -114,7 +114,7 @@ class Switching:
     def of(cls, document: Mapping[str, Any]) -> Switching:
         """The inverse of `document`; raises KeyError, TypeError or ValueError where it is none."""
         depths, efforts, tails = (tuple(map(int, document[name])) for name in ("depths", "efforts", "tails"))
-        if not len(depths) == len(efforts) == len(tails) or list(depths) != sorted(set(depths)):
+        if not 0 < len(depths) == len(efforts) == len(tails) or list(depths) != sorted(set(depths)):
             raise ValueError("depths must ascend, and efforts and tails be parallel to them")
         searched = tuple(map(float, document.get("searched_ns", ())))
         codes = tuple(map(int, document.get("codes", ())))
@@ -122,6 +122,10 @@ class Switching:
             raise ValueError("searched_ns and codes must be parallel to depths, or empty")
         costs = {name: float(document[name]) for name in _COSTS if name not in _LATER}
         costs |= {name: float(document.get(name, times * costs["gathered_ns"])) for name, times in _LATER.items()}
+        if min(*depths, *efforts, *tails, *codes) < 0 or not all(
+            0.0 <= cost < inf for cost in (*costs.values(), *searched)
+        ):
+            raise ValueError("numbers of items and costs must be finite, and not less than 0")
         return cls(depths, efforts, tails, **costs, searched_ns=searched, codes=codes)
 
 

@@ -51,8 +51,8 @@ def leading(scores: Vectors, k: int) -> tuple[Rows, float]:
     positions, bound = _above(scores, maxima[columns - k])
     if len(positions) <= _MANY * k:
         return positions, bound
-    among, bound = _leading_of_few(scores[positions], k)
-    return positions[among], bound
+    among, higher = _leading_of_few(scores[positions], k)
+    return positions[among], max(bound, higher)
 
 
 def _leading_of_few(scores: Vectors, k: int) -> tuple[Rows, float]:
