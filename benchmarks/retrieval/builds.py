@@ -117,7 +117,7 @@ def _built(setting: Setting, items: Vectors, folder: Path, threads: int) -> Mapp
     before, began = _memory("VmRSS"), time.monotonic()
     build(setting.build, items, folder, threads)
     seconds = time.monotonic() - began
-    return {"seconds": round(seconds, 2), "threads": threads, "peak": max(_memory("VmHWM") - before, 0)}
+    return {"seconds": round(seconds, 4), "threads": threads, "peak": max(_memory("VmHWM") - before, 0)}
 
 
 def _opened(setting: Setting, items: Vectors, queries: Vectors, folder: Path) -> Mapping[str, int]:
